@@ -1,0 +1,127 @@
+"""Tests say what they left out.
+
+`@pytest.mark.needs("slurm", "netns")` on a test names what it asks of the machine. Where that is missing the
+test is skipped, and the last lines of the whole run say which tests were left out, why, and what would cure
+it:
+
+    2 tests not run, because there is no slurmctld here; cure: apt-get install slurm-wlm munge
+        tests/system/test_requeue.py::test_time_limit
+
+RANKRUN_REQUIRE=slurm,netns (as CI sets it) turns such a gap into a failure. Any other skip is listed as
+well, so that none hides a gap.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something a test may ask of the machine: `missing()` returns why it isn't there, or None."""
+
+    missing: Callable[[], str | None]
+    cure: str
+
+
+def _no_linux() -> str | None:
+    return None if sys.platform == "linux" else f"this is {sys.platform}, not Linux"
+
+
+@functools.cache
+def _no_slurm() -> str | None:
+    # A plain user's PATH lacks the sbin folders where Debian puts the daemons.
+    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+    absent = [name for name in ("slurmctld", "slurmd", "munged", "srun") if shutil.which(name, path=path) is None]
+    return f"there is no {', '.join(absent)} here" if absent else None
+
+
+@functools.cache
+def _no_netns() -> str | None:
+    if sys.platform != "linux":
+        return _no_linux()
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        return "there is no unshare command here"
+    # As root directly, else inside a user namespace; containers often forbid both.
+    for options in (["--net"], ["--user", "--map-root-user", "--net"]):
+        if subprocess.run([unshare, *options, "true"], capture_output=True, timeout=60).returncode == 0:
+            return None
+    return "this machine does not let us make a network namespace"
+
+
+def _no_fashion_mnist() -> str | None:
+    return None if FASHION_MNIST.is_dir() else f"there is no {FASHION_MNIST}"
+
+
+NEEDS = {
+    "linux": Need(_no_linux, "run on Linux"),
+    "slurm": Need(_no_slurm, "apt-get install slurm-wlm munge"),
+    "netns": Need(_no_netns, "run as root, or allow user namespaces (sysctl kernel.unprivileged_userns_clone=1)"),
+    "fashion-mnist": Need(_no_fashion_mnist, "apt-get install dataset-fashion-mnist"),
+}
+
+LEFT_OUT = pytest.StashKey[dict[str, list[str]]]()
+
+
+def required() -> set[str]:
+    """Names in RANKRUN_REQUIRE; an unknown one stops the whole run."""
+    names = {name.strip() for name in os.environ.get("RANKRUN_REQUIRE", "").split(",")} - {""}
+    unknown = sorted(names - NEEDS.keys())
+    if unknown:
+        raise pytest.UsageError(f"RANKRUN_REQUIRE names {', '.join(unknown)}; known are {', '.join(NEEDS)}")
+    return names
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    required()
+    config.stash[LEFT_OUT] = {}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("needs"):
+        for name in marker.args:
+            if name not in NEEDS:
+                raise pytest.UsageError(f"{item.nodeid} needs {name!r}; known are {', '.join(NEEDS)}")
+            reason = NEEDS[name].missing()
+            if reason is None:
+                continue
+            line = f"not run, because {reason}; cure: {NEEDS[name].cure}"
+            if name in required():
+                pytest.fail(f"{line} (RANKRUN_REQUIRE names {name})", pytrace=False)
+            pytest.skip(line)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        item.config.stash[LEFT_OUT].setdefault(reason, []).append(item.nodeid)
+    return report
+
+
+# Outermost, so that these are the last lines, below pytest's own count.
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    result = yield
+    left_out = session.config.stash[LEFT_OUT]
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        for reason, tests in left_out.items():
+            reason = reason if reason.startswith("not run, because") else f"skipped: {reason}"
+            reporter.write_line(f"{len(tests)} test{'s' if len(tests) > 1 else ''} {reason}")
+            for test in tests:
+                reporter.write_line(f"    {test}")
+    return result
