@@ -1,0 +1,85 @@
+"""The classes of a data set: where their names come from and which label a name has."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from .errors import ClassesError
+
+MOST_CLASSES = 10_000_000
+
+
+class Classes:
+    """Class names in the order of their labels."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self._labels = {name: label for label, name in enumerate(self.names)}
+        # Digits in a label field mean that label, unless a class is *named* by them and stands at another place.
+        self.numbers_are_labels = all(
+            not (name.isascii() and name.isdigit()) or name == str(label) for name, label in self._labels.items()
+        )
+
+    @classmethod
+    def numbered(cls, count: int) -> Classes:
+        """Classes "0" … "count - 1"."""
+        if not 1 <= count <= MOST_CLASSES:
+            raise ClassesError(f"{count} classes: legal are 1 … {MOST_CLASSES}")
+        return cls([str(label) for label in range(count)])
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def label(self, field: str) -> int | None:
+        """The label that a field means: a class name first, else a number below the number of classes."""
+        if (label := self._labels.get(field)) is not None:
+            return label
+        if field.isascii() and field.isdigit() and len(field) <= 18 and int(field) < len(self.names):
+            return int(field)
+        return None
+
+    @property
+    def told(self) -> str:
+        """For messages: "3 classes (cat, dog, eel)"."""
+        shown = ", ".join(self.names[:5]) + (", …" if len(self.names) > 5 else "")
+        return f"{len(self.names)} class{'es' if len(self.names) != 1 else ''} ({shown})"
+
+
+def read_classes(given: int | Sequence[str] | str | os.PathLike[str] | None) -> Classes | None:
+    """The classes that a setting means: a number, names, a file with one name per line; None stays None."""
+    if given is None:
+        return None
+    if isinstance(given, int):
+        return Classes.numbered(given)
+    if isinstance(given, str | os.PathLike):
+        return _checked(_read_names(Path(given)), f"class file {given}")
+    return _checked([str(name) for name in given], "the list of classes")
+
+
+def _read_names(path: Path) -> list[str]:
+    if path.exists() and not path.is_file():  # a FIFO would be waited on
+        raise ClassesError(f"class file {path} is no regular file: it holds one class name per line")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ClassesError(
+            f"class file {path}: {error.strerror} (data.classes is a number, a list of names, or a file of names)"
+        ) from None
+    except UnicodeDecodeError:
+        raise ClassesError(f"class file {path} is not UTF-8 text: it holds one class name per line") from None
+    return [line.strip() for line in text.rstrip().split("\n")]
+
+
+def _checked(names: list[str], what: str) -> Classes:
+    if names in ([], [""]):
+        raise ClassesError(f"{what} is empty: it holds one class name for each label")
+    seen: dict[str, int] = {}
+    for number, name in enumerate(names, 1):
+        if not name:
+            raise ClassesError(f"{what}, entry {number}: is blank; the number of an entry is its label, counted from 0")
+        if name in seen:
+            raise ClassesError(f"{what}, entry {number}: {name!r} stands there twice (first as entry {seen[name]})")
+        seen[name] = number
+    return Classes(names)

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from data import folder
+from data.datasets import FolderDataset, open_dataset
+from data.errors import ClassesError, OptionError
+from data.folder import check_folder, folder_meta
+
+
+def tree(root: Path, *paths: str) -> Path:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(b"x")
+    return root
+
+
+def rows(root: Path, **options: object) -> list[tuple[str, int]]:
+    meta = folder_meta(root, **options)  # type: ignore[arg-type]
+    return [meta.parse(row) for row in range(meta.n)]
+
+
+def test_names_sorted_by_bytes(tmp_path: Path) -> None:
+    tree(
+        tmp_path,
+        "dog/1.png",
+        "Zebra/b c.JPG",
+        "ä/x.png",
+        "dog/deep/2.png",
+        "dog/notes.txt",
+        "dog/.hid.png",
+        ".git/a.png",
+    )
+    assert rows(tmp_path) == [("Zebra/b c.JPG", 0), ("dog/1.png", 1), ("dog/deep/2.png", 1), ("ä/x.png", 2)]
+    assert folder_meta(tmp_path).classes == ("Zebra", "dog", "ä")
+    assert folder_meta(tmp_path).root_of(0) == tmp_path
+
+
+def test_whole_numbers_are_labels(tmp_path: Path) -> None:
+    tree(tmp_path, "10/a.png", "2/b.png", "00/c.png")
+    assert rows(tmp_path) == [("00/c.png", 0), ("10/a.png", 10), ("2/b.png", 2)]
+    assert folder_meta(tmp_path).num_classes == 11
+    # a validation set is given the training set's classes
+    assert rows(tmp_path, classes=folder_meta(tmp_path).classes)[1] == ("10/a.png", 10)
+
+
+def test_given_classes_fix_the_labels(tmp_path: Path) -> None:
+    tree(tmp_path, "b/1.png", "c/1.png")
+    assert rows(tmp_path, classes=["a", "b", "c"]) == [("b/1.png", 1), ("c/1.png", 2)]
+    with pytest.raises(ClassesError, match=r"class folder .*/c is none of the 2 classes \(a, b\)"):
+        folder_meta(tmp_path, classes=["a", "b"])
+
+
+def test_the_list_is_made_once_and_never_stale(tmp_path: Path) -> None:
+    tree(tmp_path, "a/1.png")
+    first = folder_meta(tmp_path).files[0].path
+    again = folder_meta(tmp_path).files[0].path
+    assert first == again
+    assert first.parent == tmp_path / ".rankrun"
+    tree(tmp_path, "a/2.png")
+    assert folder_meta(tmp_path).n == 2
+    first.write_text("spoilt")
+    (tmp_path / "a/2.png").unlink()
+    assert folder_meta(tmp_path).n == 1
+    assert not [name for name in os.listdir(tmp_path / ".rankrun") if "tmp" in name]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tree(tmp_path / "d", "a/1.png")
+    (root / ".rankrun").write_text("a file in the way")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "t"))
+    (tmp_path / "t").mkdir()
+    meta = folder_meta(root)
+    assert meta.files[0].path.is_relative_to(tmp_path / "t")
+    assert meta.root_of(0) == root
+    with pytest.raises(OptionError, match="give a folder that can be written"):
+        folder_meta(root, cache=root / ".rankrun")
+
+
+@pytest.mark.parametrize("check", [folder_meta, check_folder])
+def test_refusals(tmp_path: Path, check: object) -> None:
+    assert callable(check)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ClassesError, match="holds no class folders: images lie in one folder per class"):
+        check(tmp_path / "empty")
+    with pytest.raises(ClassesError, match="No such file or directory"):
+        check(tmp_path / "none")
+    root = tree(tmp_path / "one", "a/1.png", "b/notes.txt")
+    with pytest.raises(ClassesError, match=r"class folder .*one/b holds no image \(.*\.png"):
+        check(root)
+    root = tree(tmp_path / "two", "1/a.png", "01/a.png")
+    with pytest.raises(ClassesError, match="two class folders are the same number"):
+        check(root)
+
+
+def test_names_that_no_line_can_hold(tmp_path: Path) -> None:
+    for bad in ("a\nb.png", "a\rb.png"):
+        root = tree(tmp_path / str(len(os.listdir(tmp_path))), f"c/{bad}")
+        with pytest.raises(ClassesError, match="can't stand in a meta file: rename it"):
+            folder_meta(root)
+    root = tree(tmp_path / "bytes", "c/ok.png")
+    (root / "c" / os.fsdecode(b"\xff.png")).write_bytes(b"x")
+    with pytest.raises(ClassesError, match="can't stand in a meta file"):
+        folder_meta(root)
+
+
+def test_datasets_over_folders(tmp_path: Path) -> None:
+    tree(tmp_path, "a/1.png", "b/1.png", "b/2.png")
+    assert len(FolderDataset(tmp_path, seed=1)) == 3
+    assert FolderDataset(tmp_path).classes == ("a", "b")
+    opened = open_dataset(str(tmp_path), mode="rank", rank=1, world_size=2, tail="pad")
+    assert len(opened) == 2
+    with pytest.raises(OptionError, match=r"data\.root=x with the folder"):
+        open_dataset(str(tmp_path), root="x")
+
+
+def test_suffixes_are_lower_case() -> None:
+    assert all(suffix == suffix.lower() for suffix in folder.SUFFIXES)

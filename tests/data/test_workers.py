@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from typing import Any
+
+import pytest
+import torch
+
+from data.datasets import IndexedDataset
+from data.errors import WorkerDiedError
+from data.loader import build_loader
+
+
+def states(image: torch.Tensor) -> torch.Tensor:
+    """Tells from inside a worker what it does with the two signals: 1 where it ignores both and blocks none."""
+    ignored = all(signal.getsignal(number) == signal.SIG_IGN for number in (signal.SIGINT, signal.SIGUSR2))
+    free = not {signal.SIGINT, signal.SIGUSR2} & set(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGUSR2)
+    return torch.full_like(image, int(ignored and free))
+
+
+def die(image: torch.Tensor) -> torch.Tensor:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return image
+
+
+def test_workers_leave_notices_to_their_rank(pictures: Any) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    dataset = IndexedDataset(pictures.meta(8), transform=states)
+    batches = list(build_loader(dataset, global_batch=4, rank=0, world_size=1, workers=2).epoch(0))
+    assert all(int(batch.images.min()) == 1 for batch in batches)
+    assert (signal.getsignal(signal.SIGINT), signal.pthread_sigmask(signal.SIG_BLOCK, [])) == before
+
+
+def test_a_dead_worker_is_an_error_that_names_it_and_its_rows(pictures: Any) -> None:
+    dataset = IndexedDataset(pictures.meta(8), transform=die)
+    loader = build_loader(dataset, global_batch=4, rank=0, world_size=1, workers=1)
+    with pytest.raises(
+        WorkerDiedError, match=r"loader worker 0 of 1 \(pid \d+\) was killed by signal 9 with rows"
+    ) as caught:
+        list(loader.epoch(0))
+    assert caught.value.exit_code == 1
+    assert multiprocessing.active_children() == []
+
+
+def test_a_worker_killed_later_names_the_rows_in_hand(pictures: Any) -> None:
+    """Worker 1 of 2 dies at its second batch: the fourth of the epoch."""
+    rows = build_loader(IndexedDataset(pictures.meta(16)), global_batch=2, rank=0, world_size=1)
+    fourth = [batch.rows.tolist() for batch in rows.epoch(0)][3]
+
+    def fatal(image: torch.Tensor) -> torch.Tensor:
+        return die(image) if int(image[0, 0, 0]) == fourth[0] else image
+
+    dataset = IndexedDataset(pictures.meta(16), transform=fatal)
+    with pytest.raises(WorkerDiedError, match=rf"worker 1 of 2 .* with rows .*{fourth[0]}, {fourth[1]}.* in hand"):
+        list(build_loader(dataset, global_batch=2, rank=0, world_size=1, workers=2).epoch(0))
