@@ -1,0 +1,104 @@
+"""The command line: words to a verb, mistakes to one line and exit code 2. Imports only what the verb at hand needs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rankrun import __version__
+from rankrun.errors import ExitCode, OptionError, did_you_mean, format_error, is_told
+
+if TYPE_CHECKING:
+    from rankrun.launch.local import Forked
+
+_HELP = """\
+usage: launch.py VERB …
+
+  run TARGET …          start a run on this machine: a config (*.yaml), a Python script, -m MODULE,
+                        or with --no-python any command
+  plan CONFIG …         ranks, batch arithmetic and steps of a config; starts nothing
+  config show|help|diff|schema …
+                        values and where each came from; every key explained
+  data check|inspect …  about meta files and class folders
+  explain CODE          an error code (E102) or an exit code (75), at length
+
+launch.py VERB --help says more.
+Not built yet: submit, list, status, logs, stop, resume, doctor.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The whole command; returns its exit code. In a forked rank it runs the target and returns the target's."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    outcome = _told(words)
+    return outcome if isinstance(outcome, int) else outcome.run()
+
+
+def _told(words: list[str]) -> int | Forked:
+    """What the verb gives, with told errors turned into their lines."""
+    try:
+        return _dispatch(words, os.environ)
+    except BrokenPipeError:
+        # Whoever read our output has left; Python would complain once more when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.FAILED
+    except Exception as error:
+        if not is_told(error) or "--debug" in words:
+            raise
+        print(format_error(error), file=sys.stderr)
+        return int(getattr(error, "exit_code", ExitCode.FAILED))
+
+
+def _dispatch(words: list[str], env: Mapping[str, str]) -> int | Forked:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_HELP, end="")
+        return ExitCode.DONE if words else ExitCode.BAD_INPUT
+    if words[0] == "--version":
+        print(__version__)
+        return ExitCode.DONE
+    verb, rest = words[0], words[1:]
+    if verb == "run":
+        return _run(rest, env)
+    if verb not in ("plan", "config", "data", "explain"):
+        hint = did_you_mean(verb, ["run", "plan", "config", "data", "explain"])
+        raise OptionError(f"unknown verb {verb!r}.{hint} launch.py --help lists them")
+    from rankrun.launch import verbs
+
+    return {"plan": verbs.plan, "config": verbs.config, "data": verbs.data, "explain": verbs.explain}[verb](rest, env)
+
+
+def _run(words: list[str], env: Mapping[str, str]) -> int | Forked:
+    from rankrun.launch.options import parse_run, run_parser
+
+    if _asks_for_help(words):
+        run_parser(env).print_help()
+        return ExitCode.DONE
+    options = parse_run(words, env)
+
+    from rankrun.launch.plan import make_plan, visible_gpus
+
+    settings = None
+    if options.is_config:
+        from rankrun.config import resolve
+        from rankrun.launch.precheck import check_data
+
+        settings = resolve(Path(options.target), options.words, env=env)
+        plan = make_plan(options, env, settings, gpus=visible_gpus(env))
+        check_data(settings, plan.nproc, env)
+    else:
+        plan = make_plan(options, env, None, gpus=visible_gpus(env))
+    if options.dry_run:
+        print("\n".join(plan.lines()))
+        return ExitCode.DONE
+
+    from rankrun.launch.local import launch
+
+    return launch(plan, ["launch.py", "run", *words], env)
+
+
+def _asks_for_help(words: list[str]) -> bool:
+    """`run --help` asks us; `run script.py --help` asks the script."""
+    return bool(words) and words[0] in ("-h", "--help")

@@ -1,0 +1,81 @@
+"""What the kernel offers to keep a family of processes together: orphans come home, children die with their parent.
+
+Linux has both as prctl options. Elsewhere (macOS) they are missing: what dies with the agent there is only what the
+warm parent still finds as a descendant.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+LINUX = sys.platform == "linux"
+
+
+def adopt_orphans() -> None:
+    """Make this process the new parent of every descendant that loses its own, so that none can slip away."""
+    if LINUX:
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Have the kernel SIGKILL this process when its parent ends; leaves at once if `parent_pid` is gone already."""
+    if LINUX:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(128 + signal.SIGKILL)
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def descendants(pid: int) -> list[int]:
+    """Process ids of all living descendants of `pid`; zombies are not counted, they hold nothing any more."""
+    import psutil
+
+    try:
+        family = psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    found = []
+    for process in family:
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def send(pids: Iterable[int], number: int) -> None:
+    """Send a signal to processes that may be gone by now."""
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+
+
+def listens_for(pid: int, number: int) -> bool:
+    """Whether `pid` has a handler for the signal, or holds it blocked until its handler stands.
+
+    Sending SIGUSR2 to a program that does neither would kill it. Without /proc the answer is no.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+    bit = 1 << (number - 1)
+    return any(int(fields[name], 16) & bit for name in ("SigCgt", "SigBlk"))

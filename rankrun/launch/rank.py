@@ -1,0 +1,136 @@
+"""A rank from its fork to its program: a clean process, then the target run as `python target` would run it."""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib.util
+import json
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+import types
+from pathlib import Path
+from typing import Any
+
+from rankrun.launch.plan import Target
+from rankrun.launch.warm import RankStart
+
+
+def settle(start: RankStart) -> None:
+    """Turn a fresh fork into the process that a program expects: own session, own logs, default signals, new seeds."""
+    os.setsid()
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    log = os.open(start.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    if not start.keeps_stdin:
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a kill loses no finished line
+    faulthandler.enable()
+    os.environ.update(start.environment)
+    random.seed()
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()  # else all ranks would draw the warm parent's numbers
+
+
+def run(target: Target, *, warm: bool) -> int:
+    """Run the target in this process, as `__main__`; returns the exit code of a program that ran to its end or raised.
+
+    SystemExit passes through: the interpreter above ends on it as it always does, atexit and all.
+    """
+    if not warm:
+        argv = target.command(sys.executable)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, a program may not
+            signal.signal(number, signal.SIG_DFL)
+        try:
+            os.execvpe(argv[0], argv, os.environ)
+        except OSError as error:
+            print(f"E101 {argv[0]}: {error.strerror}", file=sys.stderr)
+            return 127 if isinstance(error, FileNotFoundError) else 126
+    try:
+        code, module = _load(target)
+        exec(code, module.__dict__)
+    except SystemExit as stop:
+        if stop.code not in (None, 0):
+            _write_error_file(stop.with_traceback(_without_us(stop)))
+        raise
+    except BaseException as error:
+        error = error.with_traceback(_without_us(error))
+        _write_error_file(error)
+        if isinstance(error, KeyboardInterrupt):
+            return 128 + signal.SIGINT
+        sys.excepthook(type(error), error, error.__traceback__)
+        return 1
+    return 0
+
+
+def _load(target: Target) -> tuple[types.CodeType, types.ModuleType]:
+    """The compiled program and the fresh `__main__` it runs in; sys.argv and sys.path[0] as Python sets them."""
+    module = types.ModuleType("__main__")
+    module.__dict__["__builtins__"] = __builtins__
+    sys.modules["__main__"] = module
+    sys.argv[:] = [target.path, *target.arguments]
+    if target.kind == "module":
+        _set_first_path(os.getcwd())
+        name = target.path
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.submodule_search_locations is not None:
+            spec = importlib.util.find_spec(f"{name}.__main__")
+        code = getattr(spec.loader, "get_code", lambda _: None)(spec.name) if spec is not None else None
+        if spec is None or code is None:
+            raise ModuleNotFoundError(f"No module named {name!r} that can be run with -m")
+        module.__spec__ = spec
+        module.__package__ = spec.parent
+        module.__file__ = spec.origin
+        sys.argv[0] = spec.origin or name
+        return code, module
+    path = Path(target.path)
+    _set_first_path(str(path.parent.absolute()))
+    module.__file__ = str(path.absolute())
+    return compile(path.read_bytes(), str(path.absolute()), "exec"), module
+
+
+def _set_first_path(folder: str) -> None:
+    if not sys.flags.safe_path:
+        sys.path[0] = folder
+
+
+def _without_us(error: BaseException) -> types.TracebackType | None:
+    """The traceback from the program's own first frame on."""
+    return error.__traceback__.tb_next if error.__traceback__ is not None else None
+
+
+def _write_error_file(error: BaseException) -> None:
+    """Say what ended this rank where the agent looks for it, in the form torch's own `@record` writes.
+
+    A file that is there already was written nearer to the cause and stays.
+    """
+    place = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not place or os.path.exists(place):
+        return
+    frames = traceback.extract_tb(error.__traceback__)
+    text = "".join(traceback.format_exception(error))
+    last = traceback.format_exception_only(error)[-1].strip()
+    content: dict[str, Any] = {
+        "message": {
+            "message": last,
+            "extraInfo": {"py_callstack": text, "timestamp": str(int(time.time()))},
+        },
+        "where": f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None,
+        "ns": time.monotonic_ns(),
+    }
+    if isinstance(error, SystemExit):
+        content["exit_code"] = error.code if isinstance(error.code, int) else 1
+    try:
+        Path(place).write_text(json.dumps(content))
+    except OSError as problem:
+        print(f"rankrun: the error could not be written to {place}: {problem}", file=sys.stderr)

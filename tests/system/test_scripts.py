@@ -1,0 +1,215 @@
+"""Foreign scripts under `launch.py run`: what they find, how they end, and that nothing is left of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.system.doors import children
+
+pytestmark = [pytest.mark.needs("linux"), pytest.mark.slow]
+
+JOIN = "import os, sys, time, signal\nimport torch\nimport torch.distributed as dist\ndist.init_process_group('gloo')\n"
+RANK_1 = "if dist.get_rank() == 1:\n    "
+AND_SUM = "\ndist.all_reduce(torch.ones(1))\ndist.destroy_process_group()\n"
+
+
+def only_run(folder: Path) -> Path:
+    (run,) = (folder / "runs").iterdir()
+    return run
+
+
+def verdict(folder: Path) -> dict:
+    return json.loads((only_run(folder) / "attempts/0000/verdict.json").read_text())
+
+
+@pytest.mark.parametrize("start", ["warm", "exec"])
+def test_a_script_finds_what_python_gives_it(doors, start):
+    (doors.folder / "sub").mkdir()
+    (doors.folder / "sub/beside.py").write_text("HERE = 'beside'\n")
+    (doors.folder / "sub/job.py").write_text(
+        "import atexit, json, multiprocessing, os, sys\n"
+        "import numpy, torch\n"
+        "import beside\n"
+        "def square(x): return x * x\n"
+        "if __name__ == '__main__':\n"
+        "    atexit.register(lambda: print('atexit ran'))\n"
+        "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
+        "        squares = pool.map(square, [3])\n"
+        "    print(json.dumps({'argv': sys.argv, 'file': __file__, 'path': sys.path[0], 'cwd': os.getcwd(),\n"
+        "        'squares': squares, 'main': sys.modules['__main__'].__file__, 'stdin': sys.stdin.read(),\n"
+        "        'name': multiprocessing.current_process().name, 'draw': float(numpy.random.rand())}))\n"
+    )
+    done = doors.run("--nproc", 2, "--start", start, "sub/job.py", "a b", "--", "-x", "é'\"", "")
+    assert done.process.returncode == 0, done.output
+    logs = [only_run(doors.folder) / f"attempts/0000/logs/rank-0000{rank}.log" for rank in range(2)]
+    seen = [json.loads(log.read_text().splitlines()[0]) for log in logs]
+    script = str(doors.folder / "sub/job.py")
+    for one in seen:
+        assert one["argv"] == ["sub/job.py", "a b", "--", "-x", "é'\"", ""]
+        assert (one["file"], one["main"], one["path"]) == (script, script, str(doors.folder / "sub"))
+        assert (one["cwd"], one["squares"], one["stdin"]) == (str(doors.folder), [9], "")
+        assert one["name"] == "MainProcess"
+    assert seen[0]["draw"] != seen[1]["draw"]
+    assert all("atexit ran" in log.read_text() for log in logs)
+
+
+def test_the_environment_is_torchruns(doors):
+    (doors.folder / "job.py").write_text(
+        "import json, os, sys\nimport torch\n"
+        "open(f'{sys.argv[1]}-{os.environ[\"RANK\"]}.json', 'w').write(json.dumps(dict(os.environ)))\n"
+    )
+    ours = doors.run("--nproc", 2, "--max-restarts", 1, "job.py", "ours")
+    options = ["--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    torchrun = doors.start([sys.executable, "-m", "torch.distributed.run", *options, "job.py", "theirs"])
+    assert torchrun.wait() == 0, torchrun.output
+    assert ours.process.returncode == 0, ours.output
+    chosen = {"MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_ERROR_FILE", "RANKRUN_TEST_MARK"}
+    for rank in range(2):
+        mine, its = (json.loads((doors.folder / f"{who}-{rank}.json").read_text()) for who in ("ours", "theirs"))
+        assert set(its) - set(mine) == set()
+        assert set(mine) - set(its) == {"RANKRUN_RUN_DIR", "RANKRUN_ATTEMPT", "RANKRUN_BEAT"}
+        assert {name: mine[name] for name in its if name not in chosen} == {
+            name: its[name] for name in its if name not in chosen
+        }
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "says"),
+    [
+        ("raise ValueError('on purpose')", 1, "ValueError: on purpose"),
+        ("sys.exit(7)", 7, "SystemExit: 7"),
+        ("sys.exit(75)", 1, "SystemExit: 75"),
+        ("sys.exit('words')", 1, "SystemExit: words"),
+        ("os._exit(9)", 9, "left with exit code 9"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", 137, "killed by SIGKILL"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", 139, "killed by SIGSEGV"),
+        ("os.abort()", 134, "killed by SIGABRT"),
+        ("import not_there", 1, "No module named 'not_there'"),
+    ],
+)
+def test_the_rank_that_failed_is_the_one_that_is_named(doors, body, code, says):
+    (doors.folder / "job.py").write_text(JOIN + RANK_1 + body + AND_SUM)
+    done = doors.run("--nproc", 3, "job.py")
+    assert done.process.returncode == code, done.output
+    found = verdict(doors.folder)
+    assert (found["rank"], found["exit_code"]) == (1, code)
+    assert says in found["how"]
+    (line,) = (line for line in done.output.splitlines() if line.startswith("rankrun: rank 1 on "))
+    assert says in line
+    assert "stopped because of it: rank 0, 2" in done.output
+
+
+def test_children_and_loader_workers_of_a_failed_rank_are_gone_too(doors):
+    (doors.folder / "job.py").write_text(
+        JOIN
+        + "import subprocess\nfrom torch.utils.data import DataLoader\n"
+        + "loader = iter(DataLoader(list(range(100)), num_workers=2))\nnext(loader)\n"
+        + "subprocess.Popen(['sleep', '1000'], start_new_session=True)\n"
+        + RANK_1
+        + "os.kill(os.getpid(), signal.SIGKILL)"
+        + AND_SUM
+    )
+    done = doors.run("--nproc", 2, "job.py")
+    assert done.process.returncode == 137
+    assert done.family() == []
+
+
+def test_restarts_start_all_ranks_again_and_count(doors):
+    (doors.folder / "job.py").write_text(
+        JOIN
+        + "attempt = os.environ['RANKRUN_ATTEMPT'], os.environ['TORCHELASTIC_RESTART_COUNT']\n"
+        + "print('attempt', *attempt)\n"
+        + "if attempt[1] != '2': os._exit(5 if dist.get_rank() == 1 else time.sleep(100))\n"
+        + AND_SUM.lstrip()
+    )
+    done = doors.run("--nproc", 2, "--max-restarts", 2, "--name", "r", "job.py")
+    assert done.process.returncode == 0, done.output
+    logs = sorted((doors.folder / "runs/r/attempts").glob("*/logs/rank-00000.log"))
+    assert [log.read_text().splitlines()[0] for log in logs] == ["attempt 0 0", "attempt 1 1", "attempt 2 2"]
+
+
+SLEEP = JOIN + "dist.barrier()\nopen(f'up-{dist.get_rank()}', 'w').close()\ntime.sleep(1000)\n"
+
+
+@pytest.fixture
+def sleeping(doors):
+    """Two ranks that have joined and then do nothing."""
+
+    def start(script: str = SLEEP, *options: object):
+        (doors.folder / "job.py").write_text(script)
+        command = doors.launch("run", "--nproc", 2, *options, "job.py")
+        command.until(lambda: all((doors.folder / f"up-{rank}").exists() for rank in range(2)), "both ranks are up")
+        return command
+
+    return start
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 130)])
+def test_a_signal_reaches_a_script_that_knows_nothing_of_us(sleeping, number, code):
+    command = sleeping()
+    command.process.send_signal(signal.Signals[number])
+    assert command.wait() == code, command.output
+
+
+def test_a_second_ctrl_c_stops_ranks_that_ignore_the_first(doors, sleeping):
+    command = sleeping("import signal\nsignal.signal(signal.SIGINT, lambda *_: open('heard', 'w').close())\n" + SLEEP)
+    command.process.send_signal(signal.SIGINT)
+    command.until((doors.folder / "heard").exists, "a rank has heard the first")
+    command.process.send_signal(signal.SIGINT)
+    assert command.wait() == 130, command.output
+
+
+def test_the_grace_ends_ranks_that_do_not_listen(sleeping):
+    ignoring = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n" + SLEEP
+    command = sleeping(ignoring, "--grace", 0.2)
+    command.process.send_signal(signal.SIGINT)
+    assert command.wait() == 130, command.output
+
+
+@pytest.mark.parametrize("victim", ["agent", "warm parent", "rank 0"])
+def test_when_one_process_is_killed_all_are_gone(sleeping, victim):
+    command = sleeping()
+    (warm,) = children(command.process.pid)
+    pid = {"agent": command.process.pid, "warm parent": warm, "rank 0": children(warm)[0]}[victim]
+    os.kill(pid, signal.SIGKILL)
+    assert command.wait() == {"agent": -9, "warm parent": 1, "rank 0": 137}[victim], command.output
+    deadline = time.monotonic() + 5
+    while command.family() and time.monotonic() < deadline:
+        continue
+    assert command.family() == []
+
+
+def test_a_stopped_rank_can_be_killed(sleeping):
+    command = sleeping()
+    (warm,) = children(command.process.pid)
+    os.kill(children(warm)[0], signal.SIGSTOP)
+    command.process.send_signal(signal.SIGTERM)
+    assert command.wait() == 143, command.output
+
+
+def test_an_unreadable_terminal_stops_nothing(doors):
+    (doors.folder / "job.py").write_text("import torch\nprint('x' * 100_000)\nopen('end', 'w').close()\n")
+    command = doors.launch("run", "job.py")
+    command.process.stdout.close()
+    assert command.process.wait() == 0
+    assert (doors.folder / "end").exists()
+
+
+def test_no_python_command_and_module(doors):
+    (doors.folder / "pack").mkdir()
+    (doors.folder / "pack/__init__.py").write_text("")
+    (doors.folder / "pack/__main__.py").write_text("import sys, torch\nprint('module', __package__, sys.argv[1:])\n")
+    done = doors.run("-m", "pack", "x")
+    assert "module pack ['x']" in done.output, done.output
+    done = doors.run("--no-python", "sh", "-c", "echo rank $RANK of $WORLD_SIZE")
+    assert "rank 0 of 1" in done.output, done.output
+    done = doors.run("--no-python", "no-such-command-anywhere")
+    assert done.process.returncode == 127
+    assert "no-such-command-anywhere: No such file" in done.output
