@@ -5,6 +5,7 @@ elastic decides when to start, restart and end; what is here tells it how the ra
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -139,7 +140,8 @@ class Agent(SimpleElasticAgent):
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         self._workers.wait(_TICK_S)
-        self._claim.beat()
+        with contextlib.suppress(OSError):  # a hiccup of the file system; the next beat comes in a second
+            self._claim.beat()
         self._heed_signals()
         if self._cause is not None and time.monotonic() >= self._grace_ends:
             self._remaining_restarts = 0

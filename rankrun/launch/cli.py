@@ -45,6 +45,9 @@ def _told(words: list[str]) -> int | Forked:
         # Whoever read our output has left; Python would complain once more when it flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.FAILED
+    except KeyboardInterrupt:
+        print("rankrun: interrupted; nothing was started", file=sys.stderr)
+        return ExitCode.INTERRUPTED
     except Exception as error:
         if not is_told(error) or "--debug" in words:
             raise

@@ -43,10 +43,8 @@ class Forked:
 
 def launch(plan: RunPlan, argv: list[str], env: Mapping[str, str]) -> int | Forked:
     """Run the plan. Returns the launcher's exit code, and a Forked in each rank; the warm parent never comes back."""
-    signals = Signals()
     claimed = _claim(plan, argv, env)
-    for note in claimed.notes:
-        say(note)
+    signals = Signals()
     if claimed.finished:
         say(f"this run is finished; {claimed.folder.final_file} has its figures. --name NAME starts another one")
         return ExitCode.DONE
@@ -75,7 +73,7 @@ def _claim(plan: RunPlan, argv: list[str], env: Mapping[str, str]) -> Claim:
     folder = plan.folder
     if plan.new_folder:
         folder = _unused(folder.with_name(f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}"))
-    return claim(folder, settings=plan.settings, command=argv, allow_change=plan.allow_change, env=env)
+    return claim(folder, settings=plan.settings, command=argv, allow_change=plan.allow_change, env=env, say=say)
 
 
 def _unused(folder: Path) -> Path:
@@ -105,24 +103,40 @@ def _import_torch() -> RankrunError | None:
 
 
 def _be_agent(plan: RunPlan, claimed: Claim, workers: Workers) -> int:
-    from rankrun.launch.agent import Agent  # after the fork: elastic is the agent's alone
-
     adopt_orphans()
     screen = Screen()
     screen.start()
     code: int = ExitCode.FAILED
     try:
-        if workers.signals.seen:  # Ctrl-C while torch was being imported: nothing has started
-            workers.end()
-            code = CODE_OF[workers.signals.seen[0]]
-        else:
-            code = Agent(plan, claimed, workers, screen).launch()
+        code = _watch(plan, claimed, workers, screen)
     finally:
         screen.close()
-        write_atomically(claimed.folder.outcome_file(claimed.attempt), f"{int(code)}\n")
+        try:
+            write_atomically(claimed.folder.outcome_file(claimed.attempt), f"{int(code)}\n")
+        except OSError as error:  # a full disk: the exit code says it all the same
+            say(f"{claimed.folder.outcome_file(claimed.attempt)} can't be written: {error.strerror}")
         claimed.release()
-    if code == ExitCode.DONE and plan.settings is not None:
-        say(f"done; everything is in {claimed.folder.path}")
-    elif code in (ExitCode.SAVED, ExitCode.INTERRUPTED, ExitCode.STOPPED) and plan.settings is not None:
-        say(f"the same command goes on in {claimed.folder.path}")
+    if plan.settings is not None:
+        _say_where(code, claimed)
     return code
+
+
+def _watch(plan: RunPlan, claimed: Claim, workers: Workers, screen: Screen) -> int:
+    """The ranks' whole life; the launcher's exit code."""
+    from rankrun.launch.agent import Agent  # after the fork: elastic is the agent's alone
+
+    if workers.signals.seen:  # Ctrl-C while torch was being imported: nothing has started
+        workers.end()
+        return CODE_OF[workers.signals.seen[0]]
+    code = Agent(plan, claimed, workers, screen).launch()
+    if code == ExitCode.DONE and plan.settings is not None and not claimed.folder.final_file.exists():
+        say(f"all ranks left with 0, but train.py wrote no {claimed.folder.final_file.name}: it did not finish")
+        return ExitCode.FAILED
+    return code
+
+
+def _say_where(code: int, claimed: Claim) -> None:
+    if code == ExitCode.DONE:
+        say(f"done; everything is in {claimed.folder.path}")
+    elif code in (ExitCode.SAVED, ExitCode.INTERRUPTED, ExitCode.STOPPED):
+        say(f"the same command goes on in {claimed.folder.path}")
