@@ -1,0 +1,98 @@
+"""How a rank ends when something is wrong: told mistakes as lines, everything else as a traceback; never by hanging."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import NoReturn
+
+from rankrun.errors import ExitCode, format_error, is_told, told_by
+
+_LEAVE_LIMIT_S = 5.0
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process with `code` although a thread may still wait for a rank that is gone.
+
+    gloo has no abort: its threads wait for a dead peer up to 30 minutes, and the interpreter's normal exit waits for
+    them. Exit functions run first (they end the loader's workers), for 5 s at most.
+    """
+    guard = threading.Timer(_LEAVE_LIMIT_S, os._exit, (code,))
+    guard.daemon = True
+    guard.start()
+    with suppress(Exception):
+        atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+@contextmanager
+def report_errors(
+    environ: Mapping[str, str], *, debug: bool = False, leave: Callable[[int], NoReturn] = leave
+) -> Iterator[None]:
+    """Around everything a door does: an error that leaves the block ends the process with the right code.
+
+    A *told* error (one with `code` and `exit_code`, see rankrun.errors) is shown as its lines, by the rank that it
+    names, or by the first rank of each node where all raise alike; `debug` adds the traceback. Any other exception is
+    shown as Python does, exit code 1. Where a launcher gave a TORCHELASTIC_ERROR_FILE the error is put there in
+    torch's form, with `told` and `exit_code` beside it.
+    """
+    try:
+        yield
+    except SystemExit as end:
+        code = end.code
+        if code is not None and not isinstance(code, int):
+            print(code, file=sys.stderr)
+            code = ExitCode.FAILED
+        leave(code or ExitCode.DONE)
+    except KeyboardInterrupt:
+        print("interrupted; nothing was saved since the last checkpoint", file=sys.stderr)
+        leave(ExitCode.INTERRUPTED)
+    except BaseException as error:
+        told = is_told(error)
+        exit_code = int(getattr(error, "exit_code", ExitCode.FAILED)) if told else int(ExitCode.FAILED)
+        if debug or not told:
+            traceback.print_exception(error)
+        elif _speaks(error, environ):
+            print(format_error(error), file=sys.stderr)
+        _write_error_file(error, exit_code, told, environ)
+        leave(exit_code)
+
+
+def _speaks(error: BaseException, environ: Mapping[str, str]) -> bool:
+    speaker = told_by(error)
+    if speaker is None:
+        local_rank = environ.get("LOCAL_RANK") or environ.get("SLURM_LOCALID") or "0"
+        return local_rank == "0"
+    rank = environ.get("RANK") or environ.get("SLURM_PROCID") or "0"
+    return rank == str(speaker)
+
+
+def _write_error_file(error: BaseException, exit_code: int, told: bool, environ: Mapping[str, str]) -> None:
+    path = environ.get("TORCHELASTIC_ERROR_FILE")
+    if not path:
+        return
+    text = format_error(error)
+    stack = "".join(traceback.format_exception(error))
+    extra = {"py_callstack": stack, "timestamp": str(int(time.time()))}
+    # Other ranks' copies of one mistake say so, since a launcher asks who was first.
+    record = {
+        "message": {"message": text, "extraInfo": extra},
+        "told": told,
+        "exit_code": exit_code,
+        "told_by": told_by(error),
+    }
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(record, file)
+    except OSError as problem:
+        print(f"the error could not be written to {path}: {problem.strerror}", file=sys.stderr)
