@@ -89,6 +89,7 @@ def train(options: Options, world: World, settings: Settings, notice: Notice) ->
         progress = checkpoints.resume(model, optimiser, about["frozen"], allow_change=options.allow_change)
         network = distribute(model, group, device)
         journal = Journal(run, group, log, settings, steps_per_epoch=loader.steps_per_epoch, done=progress.step)
+        journal.begin(model, device, facts)
         metrics: dict[str, float | int] = {}
         rehearsal = Rehearsal(network)
         leaving: ExitCode | None = None

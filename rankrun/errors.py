@@ -9,7 +9,8 @@
     │   ├── RunFolderBusy E105   the run folder has a live attempt
     │   └── CheckpointError E106 a checkpoint that can't or mustn't be read
     ├── SetupError        E107   leaves with 1: the ranks did not find each other
-    └── OrderError        E108   leaves with 1: the ranks were not served what the order says
+    ├── OrderError        E108   leaves with 1: the ranks were not served what the order says
+    └── SaveError         E109   leaves with 1: the run had to be saved and the disk refused
 
 `data` and `models` import nothing from here and have families of their own (E2xx, E3xx). What joins them is a
 protocol: an exception with an int attribute `exit_code` and a str attribute `code` is *told*. It may also carry
@@ -33,6 +34,7 @@ __all__ = [
     "RankrunError",
     "RunFolderBusy",
     "RunFolderError",
+    "SaveError",
     "SetupError",
     "WorldError",
     "did_you_mean",
@@ -111,6 +113,10 @@ class SetupError(RankrunError):
 
 class OrderError(RankrunError):
     code = "E108"
+
+
+class SaveError(RankrunError):
+    code = "E109"
 
 
 def is_told(error: BaseException) -> bool:
@@ -194,6 +200,9 @@ doesn't resolve, a firewall between nodes, or a run folder that the nodes don't 
 number, sum and sum of squares of the row numbers. They differ, so a row was lost or repeated. That is a
 fault of the program or of the data that changed under it, never of the settings; don't trust what was
 trained since the last good epoch.""",
+    "E109": """A checkpoint had to be written (at a notice, or at the end of the run) and the disk refused:
+full, read-only or gone. The older checkpoints are whole. Make room (`df -h`, `df -i`), then give the
+same command again: it goes on from the latest.""",
     "E200": """Something is wrong with the data. The line says what; `python launch.py data check META` looks
 at all rows.""",
     "E201": """A meta file can't be used: it is missing, empty, a folder or a pipe, packed (gzip, zip), or

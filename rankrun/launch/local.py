@@ -86,9 +86,10 @@ def _unused(folder: Path) -> Path:
 
 
 def _with_frozen_config(plan: RunPlan, claimed: Claim) -> RunPlan:
-    """Every rank reads the one config.yaml of the run folder."""
-    frozen = str(claimed.folder.config_file)
-    return replace(plan, target=replace(plan.target, arguments=(frozen,)))
+    """Every rank reads the one config.yaml of the run folder, and hears which changes were allowed."""
+    allowed = (word for key in plan.allow_change for word in ("--allow-change", key))
+    arguments = (str(claimed.folder.config_file), *allowed)
+    return replace(plan, target=replace(plan.target, arguments=arguments))
 
 
 def _import_torch() -> RankrunError | None:
@@ -111,14 +112,24 @@ def _be_agent(plan: RunPlan, claimed: Claim, workers: Workers) -> int:
         code = _watch(plan, claimed, workers, screen)
     finally:
         screen.close()
-        try:
-            write_atomically(claimed.folder.outcome_file(claimed.attempt), f"{int(code)}\n")
-        except OSError as error:  # a full disk: the exit code says it all the same
-            say(f"{claimed.folder.outcome_file(claimed.attempt)} can't be written: {error.strerror}")
-        claimed.release()
+        _let_go(claimed, code)
     if plan.settings is not None:
         _say_where(code, claimed)
     return code
+
+
+def _let_go(claimed: Claim, code: int) -> None:
+    folder = claimed.folder
+    begun = folder.final_file.exists() or folder.metrics_file.exists() or any(folder.checkpoints.glob("step-*"))
+    if code == ExitCode.BAD_INPUT and not begun:
+        # A mistake that only the ranks could see. The mended config must not meet a run folder of the broken one.
+        claimed.withdraw()
+        return
+    try:
+        write_atomically(folder.outcome_file(claimed.attempt), f"{int(code)}\n")
+    except OSError as error:  # a full disk: the exit code says it all the same
+        say(f"{folder.outcome_file(claimed.attempt)} can't be written: {error.strerror}")
+    claimed.release()
 
 
 def _watch(plan: RunPlan, claimed: Claim, workers: Workers, screen: Screen) -> int:

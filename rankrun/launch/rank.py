@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import faulthandler
 import importlib.util
-import json
 import os
 import random
 import signal
 import sys
-import time
-import traceback
 import types
 from pathlib import Path
-from typing import Any
 
+from rankrun.failure import write_failure
 from rankrun.launch.plan import Target
 from rankrun.launch.warm import RankStart
 
@@ -110,27 +107,8 @@ def _without_us(error: BaseException) -> types.TracebackType | None:
 
 
 def _write_error_file(error: BaseException) -> None:
-    """Say what ended this rank where the agent looks for it, in the form torch's own `@record` writes.
-
-    A file that is there already was written nearer to the cause and stays.
-    """
+    """Say what ended this rank where the agent looks for it; a file that is there was written nearer to the cause."""
     place = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if not place or os.path.exists(place):
-        return
-    frames = traceback.extract_tb(error.__traceback__)
-    text = "".join(traceback.format_exception(error))
-    last = traceback.format_exception_only(error)[-1].strip()
-    content: dict[str, Any] = {
-        "message": {
-            "message": last,
-            "extraInfo": {"py_callstack": text, "timestamp": str(int(time.time()))},
-        },
-        "where": f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None,
-        "ns": time.monotonic_ns(),
-    }
-    if isinstance(error, SystemExit):
-        content["exit_code"] = error.code if isinstance(error.code, int) else 1
-    try:
-        Path(place).write_text(json.dumps(content))
-    except OSError as problem:
-        print(f"rankrun: the error could not be written to {place}: {problem}", file=sys.stderr)
+    if place and not os.path.exists(place):
+        code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
+        write_failure(place, error, code)

@@ -82,7 +82,7 @@ class RankEnd:
     def how(self) -> str:
         """The end in words."""
         if self.message is not None:
-            return self.message.strip().splitlines()[-1] if self.message.strip() else "an exception without words"
+            return self.message.strip().partition("\n")[0] or "an exception without words"
         if self.code is None:
             return "never started"
         if self.code < 0:

@@ -46,10 +46,10 @@ def audit_positions(
 ) -> dict[int, int]:
     """The row that counts at each position of `epoch`, in the order of positions, from all ranks' files.
 
-    Rank r of W holds positions p + r, p + r + W, … of the step that began at p. A position that several attempts
-    served belongs to the highest of them. `world_sizes` gives W by attempt; where it doesn't, W is one more than the
-    highest rank that wrote in the attempt. That errs only for an attempt that died before its highest rank wrote a
-    single line; nothing of such an attempt was saved, so a later one serves the same step again and counts.
+    Of the step that began at p, rank r of W holds the positions g >= p with g mod W == r. A position that several
+    attempts served belongs to the highest of them. `world_sizes` gives W by attempt; where it doesn't, W is one more
+    than the highest rank that wrote in the attempt. That errs only for an attempt that died before its highest rank
+    wrote a single line; nothing of such an attempt was saved, so a later one serves the same step again and counts.
     """
     place = folder if isinstance(folder, RunFolder) else RunFolder(folder)
     lines: list[tuple[int, int, int, list[int]]] = []
@@ -68,5 +68,6 @@ def audit_positions(
     for attempt, start, rank, rows in sorted(lines, key=lambda line: line[0]):
         world_size = (world_sizes or {}).get(attempt, seen[attempt])
         for i, row in enumerate(rows):
-            served[start + rank + i * world_size] = (attempt, row)
+            # Rank r holds the positions g with g mod W == r, also where a step begins at no multiple of W.
+            served[start + (rank - start) % world_size + i * world_size] = (attempt, row)
     return {position: served[position][1] for position in sorted(served)}

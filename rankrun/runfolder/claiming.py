@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ class Claim:
     finished: bool = False
     notes: list[str] = field(default_factory=list)
     _live: Live | None = None
+    _undo: Callable[[], None] | None = None
 
     def next_attempt(self) -> int:
         """Begin one more attempt (the workers are restarted) and return its number."""
@@ -61,6 +63,15 @@ class Claim:
         live, self._live = self._live, None
         if live is not None:
             live.release()
+
+    def withdraw(self) -> None:
+        """Let go and leave the folder as this launch found it, for one that was refused before it had begun.
+
+        A folder that the launch has made goes, with its first attempt; an older run gets its config.yaml back.
+        """
+        undo, self._undo, self._live = self._undo, None, None
+        if undo is not None:
+            undo()
 
     def __enter__(self) -> Claim:
         return self
@@ -131,7 +142,8 @@ def claim(
         notes = [*live.notes, *found.notes]
         for note in found.notes:
             say(note)
-        return Claim(folder, number, token, settings, notes=notes, _live=live)
+        undo = partial(_undo, folder, made, live, attempt, before)
+        return Claim(folder, number, token, settings, notes=notes, _live=live, _undo=undo)
     except OSError as error:
         _undo(folder, made, live, attempt, before)
         raise RunFolderError(_cannot(folder, error)) from error

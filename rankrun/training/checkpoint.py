@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rankrun.beat import Beat, Phase
-from rankrun.errors import CheckpointError, RankrunError
+from rankrun.errors import CheckpointError, SaveError
 from rankrun.runfolder import RunFolder
 from rankrun.training.log import Log
 from rankrun.training.opening import Run
@@ -36,12 +36,6 @@ if TYPE_CHECKING:
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 VERSION = 1
-
-
-class SaveError(RankrunError):
-    """The run had to be saved now and the disk refused."""
-
-    code = "E109"
 
 
 class Checkpoints:

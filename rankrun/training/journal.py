@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,7 @@ class Journal:
         self, run: Run, group: Group, log: Log, settings: Settings, *, steps_per_epoch: int, done: int
     ) -> None:
         self._run = run
+        self._settings = settings
         self._group = group
         self._log = log
         self._every_steps = settings.train.log_every_steps
@@ -64,6 +65,16 @@ class Journal:
         self._loss: Tensor | None = None
         self._steps = 0
         self.meter = Meter(self._total_steps - done)
+
+    def begin(self, model: nn.Module, device: torch.device, facts: Mapping[str, Any]) -> None:
+        """Says in one line what is about to be trained on what."""
+        ranks, settings = self._group.world_size, self._settings
+        count = sum(weight.numel() for weight in model.parameters())
+        self._log.say(
+            f"{ranks} rank{'s' if ranks > 1 else ''} on {device.type}, {facts['n']:,} rows "
+            f"({settings.data.mode} mode), {settings.model.name} of {count:,} parameters, {settings.train.epochs} "
+            f"epochs of {self._total_steps // settings.train.epochs:,} steps of {self._images}"
+        )
 
     def add(self, batch: Rows, loss: Tensor) -> None:
         """Counts in a micro-batch and its scalar from `share_of_loss`; no rank and no device waits for another."""
@@ -89,17 +100,18 @@ class Journal:
         reading = self.meter.read()
         self._metrics.write("train", done, progress.epoch, {"loss": loss, "lr": rate, **reading})
         self._log.say(
-            f"step {done}/{self._total_steps}  epoch {progress.epoch}  loss {loss:.4f}  lr {rate:.4g}  "
-            f"{reading['images_per_s']:.0f} images/s  data wait {reading['data_wait']:.0%}  "
-            f"memory {reading['memory_bytes'] / 2**20:.0f} MiB  left {duration(reading['eta_s'])}"
+            f"epoch {progress.epoch + 1} step {done}/{self._total_steps}  loss {loss:.4f}  lr {rate:.4f}  "
+            f"{reading['images_per_s']:.0f} images/s  wait {reading['data_wait']:.0%}  "
+            f"{reading['memory_bytes'] / 2**20:.0f} MiB  left {duration(reading['eta_s'])}"
         )
 
     def evaluated(self, progress: Progress, metrics: Mapping[str, float | int]) -> None:
         """The model was evaluated at `progress`, after as many whole epochs as `progress.epoch` says."""
         self._metrics.write("evaluate", progress.step, progress.epoch, metrics)
-        words = "  ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}"
-                          for key, value in metrics.items())  # fmt: skip
-        self._log.say(f"evaluated after epoch {progress.epoch}: {words}")
+        words = "  ".join(
+            f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in metrics.items()
+        )
+        self._log.say(f"epoch {progress.epoch} evaluated  {words}")
         self.meter.pause()
 
     def check_epoch(self, progress: Progress, loader: Epochs, place: Callable[[int], str]) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import atexit
-import json
 import os
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from rankrun.errors import ExitCode, format_error, is_told, told_by
+from rankrun.failure import write_failure
 
 _LEAVE_LIMIT_S = 5.0
 
@@ -64,7 +63,8 @@ def report_errors(
             traceback.print_exception(error)
         elif _speaks(error, environ):
             print(format_error(error), file=sys.stderr)
-        _write_error_file(error, exit_code, told, environ)
+        if place := environ.get("TORCHELASTIC_ERROR_FILE"):
+            write_failure(place, error, exit_code)
         leave(exit_code)
 
 
@@ -75,24 +75,3 @@ def _speaks(error: BaseException, environ: Mapping[str, str]) -> bool:
         return local_rank == "0"
     rank = environ.get("RANK") or environ.get("SLURM_PROCID") or "0"
     return rank == str(speaker)
-
-
-def _write_error_file(error: BaseException, exit_code: int, told: bool, environ: Mapping[str, str]) -> None:
-    path = environ.get("TORCHELASTIC_ERROR_FILE")
-    if not path:
-        return
-    text = format_error(error)
-    stack = "".join(traceback.format_exception(error))
-    extra = {"py_callstack": stack, "timestamp": str(int(time.time()))}
-    # Other ranks' copies of one mistake say so, since a launcher asks who was first.
-    record = {
-        "message": {"message": text, "extraInfo": extra},
-        "told": told,
-        "exit_code": exit_code,
-        "told_by": told_by(error),
-    }
-    try:
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump(record, file)
-    except OSError as problem:
-        print(f"the error could not be written to {path}: {problem.strerror}", file=sys.stderr)

@@ -15,7 +15,7 @@ def serve(folder: Path, *, attempt: int, world_size: int, epoch: int, start: int
     for rank in range(world_size):
         log = AuditLog(RunFolder(folder), rank, attempt)
         for position in range(start, cut, batch):
-            served = range(position + rank, position + batch, world_size)
+            served = [g for g in range(position, position + batch) if g % world_size == rank]
             log.write(epoch, position // batch, position, [1000 * attempt + g for g in served])
         log.close()
 

@@ -13,11 +13,10 @@ from torch import nn
 
 from rankrun.beat import Beat
 from rankrun.config.settings import Optim
-from rankrun.errors import CheckpointError
+from rankrun.errors import CheckpointError, SaveError
 from rankrun.runfolder import RunFolder
 from rankrun.training.checkpoint import (
     Checkpoints,
-    SaveError,
     find_checkpoint,
     load_weights,
     read_state,

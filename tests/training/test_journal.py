@@ -53,7 +53,7 @@ def test_lines_and_audit(tmp_path: Path) -> None:
         told.step(Progress(step, 0, step * 2), 0.1)
     (line,) = read_json_lines(folder.metrics_file)
     assert (line["kind"], line["step"], line["loss"], line["lr"]) == ("train", 2, 2.0, 0.1)
-    assert "step 2/4  epoch 0  loss 2.0000  lr 0.1" in stream.getvalue()
+    assert "epoch 1 step 2/4  loss 2.0000  lr 0.1" in stream.getvalue()
     assert read_json_lines(folder.audit_file(0))[1] == {
         "attempt": 0, "epoch": 0, "step": 1, "position": 2, "rows": [1, 7, 9],
     }  # fmt: skip
@@ -83,7 +83,7 @@ def test_the_end(tmp_path: Path) -> None:
     told, stream, folder = journal(tmp_path)
     model = nn.Linear(1, 1)
     told.evaluated(Progress(4, 2), {"rows": 3, "top1": 0.5})
-    assert "evaluated after epoch 2: rows 3  top1 0.5000" in stream.getvalue()
+    assert "epoch 2 evaluated  rows 3  top1 0.5000" in stream.getvalue()
     told.finish(Progress(4, 2), {"top1": 0.5, "loss": float("nan")}, model, build_optimiser(model, Optim()))
     final = json.loads(folder.final_file.read_text())
     assert (final["step"], final["epoch"], final["metrics"]) == (4, 2, {"top1": 0.5, "loss": None})
