@@ -195,9 +195,8 @@ def _nproc(options: RunOptions, settings: Settings | None, gpus: int) -> int:
     else:
         raise OptionError(f"--nproc {word}: give a number of ranks from 1, or auto, gpu, cpu")
     if settings is not None and settings.train.device == "cuda" and nproc > gpus:
-        raise OptionError(
-            f"{nproc} ranks with train.device=cuda, but this machine shows {gpus} GPUs; use --nproc {gpus}"
-        )
+        cure = f"use --nproc {gpus}" if gpus else "use train.device=cpu"
+        raise OptionError(f"{nproc} ranks with train.device=cuda, but this machine shows {gpus} GPUs; {cure}")
     if settings is not None and settings.train.global_batch < nproc:
         raise OptionError(
             f"train.global_batch={settings.train.global_batch} is less than {nproc} ranks: some would have no sample; "

@@ -38,7 +38,7 @@ class RankEnd:
     message: str | None  # the exception's last line, or a told error's lines
     traceback: str | None
     where: str | None  # file:line
-    told: bool
+    told: bool  # a mistake that the program put into words, and that this rank was the one to say
     told_code: int | None
     log: Path
 
@@ -73,7 +73,7 @@ class RankEnd:
             message=str(text) if text is not None else None,
             traceback=str(stack) if stack is not None else None,
             where=content.get("where"),
-            told=bool(content.get("told")),
+            told=bool(content.get("told")) and content.get("told_by") in (None, rank),
             told_code=told_code if isinstance(told_code, int) else None,
             log=log_file,
         )
@@ -181,8 +181,9 @@ def judge(
     bad = [end for end in ends if end.code != 0] or list(ends)
     primary = [end for end in bad if not end.is_consequence]
     if any(end.told for end in primary):
-        # All ranks leave with 2 when one has told what is wrong with the input; it is that one we want to hear.
-        primary = [end for end in primary if end.told or end.code != ExitCode.BAD_INPUT]
+        # All ranks raise what one has told, and leave with its code; it is the words of that one we want to hear.
+        codes = {end.code for end in primary if end.told}
+        primary = [end for end in primary if end.told or end.code not in codes]
     root = min(primary or bad, key=lambda end: end.ns)
     return Verdict(
         root=root,

@@ -77,8 +77,9 @@ def test_codes_of_ours_mean_nothing_from_a_foreign_program(end, code, foreign, o
 
 
 def test_a_told_error_is_its_lines_and_no_traceback(end):
-    told = exception("E201 a.txt:3  no label\nE201 a.txt:9  no label", told=True, exit_code=2)
-    found = verdict(end(0, 2, 1), end(1, 2, 1, error=told), cooperating=True)
+    told = exception("E201 a.txt:3  no label\nE201 a.txt:9  no label", told=True, told_by=1, exit_code=2)
+    copy = exception("E201 stopped because rank 1 failed", told=True, told_by=1, exit_code=2)
+    found = verdict(end(0, 2, 1, error=copy), end(1, 2, 1, error=told), end(2, 2, 0), cooperating=True)
     assert found.exit_code == 2
     assert found.lines(lambda log: False) == ["E201 a.txt:3  no label", "E201 a.txt:9  no label"]
     assert found.lines(lambda log: True) == []
