@@ -7,7 +7,8 @@
     │   ├── WorldError    E103   RANK, SLURM_PROCID and their like, half set or contradictory
     │   ├── RunFolderError E104  the run folder belongs to another run or can't be written
     │   ├── RunFolderBusy E105   the run folder has a live attempt
-    │   └── CheckpointError E106 a checkpoint that can't or mustn't be read
+    │   ├── CheckpointError E106 a checkpoint that can't or mustn't be read
+    │   └── MachineError  E110   this machine or its Python environment can't do it
     ├── SetupError        E107   leaves with 1: the ranks did not find each other
     ├── OrderError        E108   leaves with 1: the ranks were not served what the order says
     └── SaveError         E109   leaves with 1: the run had to be saved and the disk refused
@@ -29,6 +30,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "ExitCode",
+    "MachineError",
     "OptionError",
     "OrderError",
     "RankrunError",
@@ -105,6 +107,10 @@ class RunFolderBusy(BadInput):
 
 class CheckpointError(BadInput):
     code = "E106"
+
+
+class MachineError(BadInput):
+    code = "E110"
 
 
 class SetupError(RankrunError):
@@ -203,6 +209,9 @@ trained since the last good epoch.""",
     "E109": """A checkpoint had to be written (at a notice, or at the end of the run) and the disk refused:
 full, read-only or gone. The older checkpoints are whole. Make room (`df -h`, `df -i`), then give the
 same command again: it goes on from the latest.""",
+    "E110": """This machine, or the Python environment that was used, can't do what was asked: torch doesn't import,
+or the system's limits (open files, processes) are too low. The line says which; `make setup` makes an
+environment with versions that are tested together, `ulimit -n` raises the number of open files.""",
     "E200": """Something is wrong with the data. The line says what; `python launch.py data check META` looks
 at all rows.""",
     "E201": """A meta file can't be used: it is missing, empty, a folder or a pipe, packed (gzip, zip), or

@@ -7,8 +7,8 @@ it:
     2 tests not run, because there is no slurmctld here; cure: apt-get install slurm-wlm munge
         tests/system/test_requeue.py::test_time_limit
 
-RANKRUN_REQUIRE=slurm,netns (as CI sets it) turns such a gap into a failure. Any other skip is listed as
-well, so that none hides a gap.
+RANKRUN_REQUIRE=slurm,netns,tmpfs (as CI sets it) turns such a gap into a failure. Any other skip is listed
+as well, so that none hides a gap.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,10 +66,23 @@ def _no_fashion_mnist() -> str | None:
     return None if FASHION_MNIST.is_dir() else f"there is no {FASHION_MNIST}"
 
 
+@functools.cache
+def _no_tmpfs() -> str | None:
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return "only root can mount a small disk"
+    with tempfile.TemporaryDirectory() as place:
+        tried = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", place], capture_output=True)
+        if tried.returncode != 0:
+            return "this machine does not let root mount a tmpfs"
+        subprocess.run(["umount", place], check=True)
+    return None
+
+
 NEEDS = {
     "linux": Need(_no_linux, "run on Linux"),
     "slurm": Need(_no_slurm, "apt-get install slurm-wlm munge"),
     "netns": Need(_no_netns, "run as root, or allow user namespaces (sysctl kernel.unprivileged_userns_clone=1)"),
+    "tmpfs": Need(_no_tmpfs, "run as root, in a container with CAP_SYS_ADMIN"),
     "fashion-mnist": Need(_no_fashion_mnist, "apt-get install dataset-fashion-mnist"),
 }
 

@@ -4,7 +4,7 @@
     floor 3   rankrun.training   torch and its neighbours, floors 0-1        models  the same without rankrun
     floor 2   rankrun.launch     pyyaml, pydantic, rich, psutil, floors 0-1; its agent processes torch as well
     floor 1   rankrun.config, rankrun.world, rankrun.runfolder               pyyaml, pydantic, floor 0
-    floor 0   rankrun.errors     standard library
+    floor 0   rankrun.errors, rankrun.failure                                standard library
     island    data               its core numpy only, its upper part torch, torchvision, torchcodec, pillow
 
 Imports inside functions count as well. What an import under `if TYPE_CHECKING:` names is only a type and
@@ -101,7 +101,7 @@ def allowed(path: str, target: str, in_function: bool) -> bool:
     if top in sys.stdlib_module_names:
         return True
     module = module_name(path)
-    floor_0 = is_in(target, "rankrun.errors", "rankrun.__version__")
+    floor_0 = is_in(target, "rankrun.errors", "rankrun.failure", "rankrun.__version__")
     floor_1 = is_in(target, "rankrun.config", "rankrun.world", "rankrun.runfolder")
     if is_in(module, "data"):
         if top == "data":

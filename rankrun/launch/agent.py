@@ -6,6 +6,7 @@ elastic decides when to start, restart and end; what is here tells it how the ra
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -25,15 +26,15 @@ from torch.distributed.elastic.agent.server.api import (
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from rankrun.beat import Phase
-from rankrun.errors import ExitCode
+from rankrun.errors import ExitCode, MachineError, SaveError
 from rankrun.launch.plan import RunPlan
 from rankrun.launch.rendezvous import FreshStoreRendezvous
-from rankrun.launch.screen import Screen, say
+from rankrun.launch.screen import Screen
 from rankrun.launch.signals import CODE_OF
 from rankrun.launch.verdict import RankEnd, Verdict, judge
 from rankrun.launch.warm import RankStart
-from rankrun.launch.workers import TERM_TO_KILL_S, BeatMap, Exit, Workers
-from rankrun.runfolder import Claim
+from rankrun.launch.workers import BeatMap, Exit, Workers
+from rankrun.runfolder import Claim, write_atomically
 
 _TICK_S = 1.0  # heartbeat and deadlines; ends of ranks and signals wake the agent at once
 _SETTLE_S = 0.3  # after a first failure, for ranks that fail by themselves to say so before they are stopped
@@ -47,6 +48,14 @@ class Attempt:
     number: int
     folder: Path
     beats: dict[int, BeatMap] = field(default_factory=dict)
+
+    @property
+    def errors(self) -> Path:
+        return self.folder / "errors"
+
+    def error_file(self, rank: int) -> Path:
+        """Where a rank says what ended it."""
+        return self.errors / f"rank-{rank:05d}.json"
 
 
 class Agent(SimpleElasticAgent):
@@ -85,35 +94,34 @@ class Agent(SimpleElasticAgent):
     # elastic's interface -----------------------------------------------------------------------------------------
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        try:
+            starts = self._prepare_attempt(worker_group)
+        except OSError as error:
+            kind = MachineError if error.errno in (errno.EMFILE, errno.ENFILE) else SaveError
+            raise kind(f"an attempt of {self._plan.nproc} ranks can't be begun: {error}") from error
+        return self._workers.start(starts)
+
+    def _prepare_attempt(self, worker_group: WorkerGroup) -> list[RankStart]:
+        """The folder, logs and beats of one more attempt, and what each rank is told."""
         number = self._claim.attempt if self._attempt is None else self._claim.next_attempt()
-        attempt = Attempt(number, self._claim.folder.attempt(number))
-        self._attempt = attempt
+        folder = self._claim.folder
+        attempt = self._attempt = Attempt(number, folder.attempt(number))
+        attempt.errors.mkdir()
         starts = []
         for worker in worker_group.workers:
-            rank = worker.global_rank
-            log = self._claim.folder.log_file(number, rank)
-            error_file = attempt.folder / "errors" / f"rank-{rank:05d}.json"
-            for place in (log, error_file):
-                place.parent.mkdir(parents=True, exist_ok=True)
+            rank, log = worker.global_rank, folder.log_file(number, worker.global_rank)
             beat = attempt.beats[worker.local_rank] = BeatMap(attempt.folder, rank)
-            starts.append(
-                RankStart(
-                    local_rank=worker.local_rank,
-                    environment={
-                        **self._torchrun_environment(worker_group, worker.local_rank),
-                        "TORCHELASTIC_ERROR_FILE": str(error_file.absolute()),
-                        "RANKRUN_RUN_DIR": str(self._claim.folder.path.absolute()),
-                        "RANKRUN_ATTEMPT": str(number),
-                        "RANKRUN_BEAT": beat.path,
-                    },
-                    log_file=str(log),
-                    keeps_stdin=rank == 0,
-                    holds_notices=self._plan.settings is not None,
-                )
-            )
-            if rank == 0 or self._plan.settings is None:
+            environment = self._torchrun_environment(worker_group, worker.local_rank) | {
+                "TORCHELASTIC_ERROR_FILE": str(attempt.error_file(rank).absolute()),
+                "RANKRUN_RUN_DIR": str(folder.path.absolute()),
+                "RANKRUN_ATTEMPT": str(number),
+                "RANKRUN_BEAT": beat.path,
+            }
+            is_ours = self._plan.settings is not None
+            starts.append(RankStart(worker.local_rank, environment, str(log), rank == 0, holds_notices=is_ours))
+            if rank == 0 or not is_ours:
                 self._screen.show(log, prefix=None if rank == 0 else f"[{rank}] ")
-        return self._workers.start(starts)
+        return starts
 
     def _torchrun_environment(self, group: WorkerGroup, local_rank: int) -> dict[str, str]:
         """What torchrun sets for this rank, with its values; a test compares them with a real torchrun's."""
@@ -173,11 +181,10 @@ class Agent(SimpleElasticAgent):
                 self._cause = number
                 self._grace_ends = time.monotonic() + self._plan.grace_s
                 self._remaining_restarts = 0
-                say(self._notice_in_words(number))
-                fallback = signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
-                self._workers.notice(fallback)
+                self._workers.notice(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+                self._screen.say(self._notice_in_words(number))
             elif number != signal.SIGUSR2:
-                say(f"{number.name} again: stopping now")
+                self._screen.say(f"{number.name} again: stopping now")
                 self._grace_ends = 0.0
 
     def _notice_in_words(self, number: signal.Signals) -> str:
@@ -226,15 +233,19 @@ class Agent(SimpleElasticAgent):
         self._count_progress(verdict, cooperating)
         if verdict.exit_code == ExitCode.BAD_INPUT or (cooperating and not started and verdict.is_exception):
             self._remaining_restarts = 0  # a mistake in config or code is the same mistake the second time
-        self._claim.folder.verdict_file(attempt.number).write_text(json.dumps(verdict.as_dict(), indent=1) + "\n")
         self.verdict = verdict
-        if self._cause is None:
-            self._screen.drain()
+        if self._cause is None or not verdict.root.is_consequence:
             for line in verdict.lines(self._screen.shows):
-                say(line)
-            if self._remaining_restarts > 0:
-                count = self._worker_group.spec.max_restarts - self._remaining_restarts + 1
-                say(f"restart {count} of {self._worker_group.spec.max_restarts}")
+                self._screen.say(line)
+        if self._remaining_restarts > 0:
+            most = self._worker_group.spec.max_restarts
+            self._screen.say(f"restart {most - self._remaining_restarts + 1} of {most}")
+        try:
+            write_atomically(
+                self._claim.folder.verdict_file(attempt.number), json.dumps(verdict.as_dict(), indent=1) + "\n"
+            )
+        except OSError as error:
+            self._screen.say(f"verdict.json could not be written: {error.strerror}")
         failures = {
             end.rank: ProcessFailure(end.local_rank, end.pid, end.code, error_file="")
             for end in verdict.ends
@@ -257,32 +268,31 @@ class Agent(SimpleElasticAgent):
     def _rank_end(self, rank: int, local_rank: int) -> RankEnd:
         assert self._attempt is not None
         end = self._workers.exits.get(local_rank)
+        code = end.code if end is not None else None
         return RankEnd.read(
             rank=rank,
             local_rank=local_rank,
             pid=self._workers.pids.get(local_rank, 0),
-            code=end.code if end is not None else None,
+            code=code,
             ns=end.ns if end is not None else time.monotonic_ns(),
-            stopped=end.stopped if end is not None else True,
-            error_file=self._attempt.folder / "errors" / f"rank-{rank:05d}.json",
+            ordered=end is None or end.stopped or (self._cause is not None and code in _OBEYED),
+            error_file=self._attempt.error_file(rank),
             log_file=self._claim.folder.log_file(self._attempt.number, rank),
         )
 
     def _exit_code(self, result: RunResult) -> int:
-        codes = [end.code for end in self._workers.exits.values()]
-        saved = ExitCode.SAVED in codes
-        if not result.is_failed() and not saved:
-            return ExitCode.DONE
+        """75, 130 and 143 mean *saved*, so a rank that failed by itself while it was told to leave gives its own."""
+        if result.is_failed():
+            assert self.verdict is not None
+            if self._cause is None or not self.verdict.root.is_consequence:
+                return self.verdict.exit_code
+            if self._plan.settings is not None:
+                self._screen.say("stopped before it had saved; it goes on from the newest checkpoint")
+            return CODE_OF[self._cause]
+        saved = any(end.code == ExitCode.SAVED for end in self._workers.exits.values())
         if self._cause is not None and (saved or self._plan.settings is None):
             return CODE_OF[self._cause]
-        if not result.is_failed():
-            return ExitCode.SAVED
-        assert self.verdict is not None
-        if self._cause is None:
-            return self.verdict.exit_code
-        # It was told to save and leave and did not get there in time, or was told twice.
-        say("stopped before it had saved; the newest checkpoint is where it goes on from")
-        return CODE_OF[self._cause]
+        return ExitCode.SAVED if saved else ExitCode.DONE
 
 
 _NOTICE = {
@@ -292,4 +302,5 @@ _NOTICE = {
     signal.SIGUSR2: "SIGUSR2",
 }
 
-__all__ = ["TERM_TO_KILL_S", "Agent", "Attempt"]
+# How a program ends that obeys a signal which was passed on to it.
+_OBEYED = (-signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP, 128 + signal.SIGINT)

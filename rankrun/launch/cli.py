@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -32,9 +33,25 @@ Not built yet: submit, list, status, logs, stop, resume, doctor.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The whole command; returns its exit code. In a forked rank it runs the target and returns the target's."""
+    _open_missing_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     outcome = _told(words)
     return outcome if isinstance(outcome, int) else outcome.run()
+
+
+def _open_missing_streams() -> None:
+    """Make sure of descriptors 0 to 2: where one is closed (`>&-`) our own next file would be taken for it."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+            os.set_inheritable(fd, True)
+            opened = open(fd, "r" if fd == 0 else "w", closefd=False)  # noqa: SIM115  # for the whole process
+            setattr(sys, name, opened)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
+            stream.reconfigure(errors="backslashreplace")  # a terminal that knows no "…" is no reason to fail
 
 
 def _told(words: list[str]) -> int | Forked:

@@ -200,7 +200,7 @@ def _split_at_target(parser: Parser, words: list[str]) -> tuple[list[str], list[
 
 def _refuse(found: argparse.Namespace) -> None:
     for name, _, reason in _REFUSED:
-        if getattr(found, _refused_dest(name)):
+        if getattr(found, _refused_dest(name)) not in (None, False):
             raise OptionError(f"{name}: {reason}")
 
 

@@ -7,6 +7,7 @@ import difflib
 import os
 import re
 import sys
+import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ Kind = Literal["config", "script", "module", "command"]
 _READ_AT_IMPORT = re.compile(r"^(OMP|MKL|OPENBLAS|KMP|NUMEXPR|TORCH|PYTORCH|CUDA|NCCL|GLOO|LD)_")
 # What the warm parent imports where the target does, torch apart, which it always imports.
 _PRELOADABLE = ("torch", "torchvision", "numpy", "PIL")
+ASKED_FOR = "asked for"
+_MOST_RANKS = 4096  # on one machine
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,@-]{0,127}\Z")
 
 
@@ -35,12 +38,28 @@ class Target:
     path: str
     arguments: tuple[str, ...] = ()
 
-    def command(self, python: str) -> list[str]:
-        """The argv that runs it in a process of its own."""
+    def command(self, python: list[str]) -> list[str]:
+        """The argv that runs it in a process of its own; `python` is the interpreter with its options."""
         if self.kind == "command":
             return [self.path, *self.arguments]
         module = ["-m"] if self.kind == "module" else []
-        return [python, "-u", *module, self.path, *self.arguments]
+        return [*python, "-u", *module, self.path, *self.arguments]
+
+    @property
+    def file(self) -> Path | None:
+        """The source file that will be `__main__`, found without importing anything; None if that can't be told."""
+        if self.kind == "command":
+            return None
+        if self.kind != "module":
+            return Path(self.path)
+        place = Path(*self.path.split("."))
+        candidates = (place.with_suffix(".py"), place / "__main__.py")
+        return next((path for path in candidates if path.is_file()), None)
+
+    @property
+    def folder(self) -> Path:
+        """What the program will have as sys.path[0]."""
+        return Path.cwd() if self.kind == "module" else Path(self.path).resolve().parent
 
 
 @dataclass(frozen=True)
@@ -190,10 +209,10 @@ def _nproc(options: RunOptions, settings: Settings | None, gpus: int) -> int:
         nproc = gpus
     elif word == "auto":
         nproc = gpus or 1
-    elif word.isascii() and word.isdigit() and int(word) >= 1:
+    elif word.isascii() and word.isdigit() and 1 <= int(word) <= _MOST_RANKS:
         nproc = int(word)
     else:
-        raise OptionError(f"--nproc {word}: give a number of ranks from 1, or auto, gpu, cpu")
+        raise OptionError(f"--nproc {word}: give a number of ranks from 1 to {_MOST_RANKS}, or auto, gpu, cpu")
     if settings is not None and settings.train.device == "cuda" and nproc > gpus:
         cure = f"use --nproc {gpus}" if gpus else "use train.device=cpu"
         raise OptionError(f"{nproc} ranks with train.device=cuda, but this machine shows {gpus} GPUs; {cure}")
@@ -222,7 +241,7 @@ def _warmth(wanted: str, target: Target) -> tuple[bool, str | None, tuple[str, .
     """Whether ranks are forked from a process that has torch, if not why, and what that process imports."""
     reason = _why_exec(target)
     if wanted == "exec":
-        return False, "asked for", ()
+        return False, ASKED_FOR, ()
     if wanted == "warm" and reason is not None:
         raise OptionError(f"--start warm: {reason}; use --start exec")
     if reason is not None:
@@ -238,31 +257,61 @@ def _why_exec(target: Target) -> str | None:
         return "the target is no Python program"
     if sys.platform != "linux":
         return f"forking after imports is not safe on {sys.platform}"
-    if target.kind == "module":
-        return None
-    shadowing = [name for name in _PRELOADABLE if _shadows(Path(target.path).parent, name)]
-    if shadowing:
-        return f"{shadowing[0]} beside {target.path} shadows the installed one"
-    early = _sets_before_torch(ast.parse(Path(target.path).read_bytes()))
+    shadowing = next((name for name in _PRELOADABLE if _beside(target.folder, name) is not None), None)
+    if shadowing is not None:
+        return f"{shadowing} beside {target.path} shadows the installed one"
+    early = _sets_before_torch(target.file, target.folder, set()) if target.file is not None else None
     if early is not None:
-        return f"{target.path}:{early[1]} sets {early[0]} before it imports torch"
+        return f"{early} before torch is imported"
     return None
 
 
-def _shadows(folder: Path, module: str) -> bool:
-    return (folder / f"{module}.py").is_file() or (folder / module / "__init__.py").is_file()
+def shadowed_by(target: Target, loaded: Mapping[str, types.ModuleType]) -> str | None:
+    """The first loaded module that the program would find in its own folder instead; `loaded` is `sys.modules`.
+
+    A forked rank has what its warm parent has loaded, so such a program needs an interpreter of its own.
+    """
+    folder = target.folder
+    for name, module in sorted(loaded.items()):
+        if "." in name or name == "__main__":
+            continue
+        own = _beside(folder, name)
+        origin = getattr(module, "__file__", None)
+        if own is not None and (origin is None or Path(origin).resolve() != own.resolve()):
+            return name
+    return None
 
 
-def _sets_before_torch(tree: ast.Module) -> tuple[str, int] | None:
-    """The first variable read at import that a script sets at its top level ahead of its torch import, and its line."""
+def _beside(folder: Path, module: str) -> Path | None:
+    """The file that `import module` would take from `folder`."""
+    candidates = (folder / module / "__init__.py", folder / f"{module}.py")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _sets_before_torch(file: Path, folder: Path, seen: set[Path]) -> str | None:
+    """`file:line sets NAME` for the first variable read at import that a program sets at its top level ahead of torch.
+
+    Local modules that it imports by then are looked into as well.
+    """
+    seen.add(file)
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return None
     for statement in tree.body:
-        if any(name.split(".")[0] in _PRELOADABLE for name in _imported(statement)):
-            return None
-        for node in ast.walk(statement):
-            if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
-                continue
-            if _READ_AT_IMPORT.match(node.value) and "environ" in ast.dump(statement):
-                return node.value, node.lineno
+        if "environ" in ast.dump(statement):
+            for node in ast.walk(statement):
+                name = node.value if isinstance(node, ast.Constant) else getattr(node, "arg", None)
+                if isinstance(name, str) and _READ_AT_IMPORT.match(name):
+                    return f"{file}:{getattr(node, 'lineno', statement.lineno)} sets {name}"
+        for name in _imported(statement):
+            top = name.split(".")[0]
+            if top in _PRELOADABLE:
+                return None
+            local = _beside(folder, top)
+            found = _sets_before_torch(local, folder, seen) if local is not None and local not in seen else None
+            if found is not None:
+                return found
     return None
 
 
@@ -275,10 +324,9 @@ def _imported(statement: ast.stmt) -> list[str]:
 
 
 def _imports_to_share(target: Target) -> tuple[str, ...]:
-    """torch, and what else of the preloadable packages a script imports at its top level, as it names them."""
+    """torch, and what else of the preloadable packages a program imports at its top level, as it names them."""
     names = {"torch"}
-    if target.kind == "script":
-        tree = ast.parse(Path(target.path).read_bytes())
-        for statement in tree.body:
+    if target.file is not None:
+        for statement in ast.parse(target.file.read_bytes()).body:
             names.update(name for name in _imported(statement) if name.split(".")[0] in _PRELOADABLE)
     return tuple(sorted(names))

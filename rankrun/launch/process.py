@@ -6,15 +6,18 @@ warm parent still finds as a descendant.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_RESCAN_S = 0.005
 
 LINUX = sys.platform == "linux"
 
@@ -50,21 +53,34 @@ def descendants(pid: int) -> list[int]:
         return []
     found = []
     for process in family:
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
             if process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process.pid)
-        except psutil.NoSuchProcess:
-            continue
     return found
 
 
 def send(pids: Iterable[int], number: int) -> None:
-    """Send a signal to processes that may be gone by now."""
+    """Send a signal to processes that may be gone by now, or another user's (a child that went through sudo)."""
     for pid in pids:
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
-        except ProcessLookupError:
-            continue
+
+
+def kill_family(limit_s: float) -> list[int]:
+    """SIGKILL all descendants of this process, those they leave behind too, until none is left; reaps its children.
+
+    Returns the ones that outlived the limit: another user's, or stuck in the kernel.
+    """
+    deadline = time.monotonic() + limit_s
+    while left := descendants(os.getpid()):
+        send(left, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                continue
+        if time.monotonic() > deadline:
+            break
+        time.sleep(_RESCAN_S)
+    return left
 
 
 def listens_for(pid: int, number: int) -> bool:

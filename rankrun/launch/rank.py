@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import builtins
 import faulthandler
+import importlib.machinery
 import importlib.util
 import os
 import random
 import signal
+import subprocess
 import sys
 import types
 from pathlib import Path
 
 from rankrun.failure import write_failure
 from rankrun.launch.plan import Target
-from rankrun.launch.warm import RankStart
+from rankrun.launch.warm import HELD, RankStart
 
 
 def settle(start: RankStart) -> None:
-    """Turn a fresh fork into the process that a program expects: own session, own logs, default signals, new seeds."""
+    """Turn a fresh fork into the process that a program expects: own session, own logs, default signals, new seeds.
+
+    The signals that the warm parent has blocked stay so: `run` lets them in, where one is the program's own business.
+    """
     os.setsid()
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
@@ -44,36 +50,42 @@ def run(target: Target, *, warm: bool) -> int:
 
     SystemExit passes through: the interpreter above ends on it as it always does, atexit and all.
     """
-    if not warm:
-        argv = target.command(sys.executable)
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, a program may not
-            signal.signal(number, signal.SIG_DFL)
-        try:
-            os.execvpe(argv[0], argv, os.environ)
-        except OSError as error:
-            print(f"E101 {argv[0]}: {error.strerror}", file=sys.stderr)
-            return 127 if isinstance(error, FileNotFoundError) else 126
+    rank = os.getpid()
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
+        if not warm:
+            options = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # -O, -X, -W …
+            return _execute(target.command([sys.executable, *options]))
         code, module = _load(target)
         exec(code, module.__dict__)
     except SystemExit as stop:
-        if stop.code not in (None, 0):
+        if stop.code not in (None, 0) and os.getpid() == rank:
             _write_error_file(stop.with_traceback(_without_us(stop)))
         raise
     except BaseException as error:
         error = error.with_traceback(_without_us(error))
-        _write_error_file(error)
-        if isinstance(error, KeyboardInterrupt):
-            return 128 + signal.SIGINT
+        if os.getpid() == rank:  # a child that the program has forked may fail without its rank
+            _write_error_file(error)
         sys.excepthook(type(error), error, error.__traceback__)
-        return 1
+        return 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
     return 0
+
+
+def _execute(argv: list[str]) -> int:
+    """Become `argv`; returns, with a shell's codes, only if that can't be."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, a program may not
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execvpe(argv[0], argv, os.environ)
+    except OSError as error:
+        print(f"E101 {argv[0]}: {error.strerror}", file=sys.stderr)
+        return 127 if isinstance(error, FileNotFoundError) else 126
 
 
 def _load(target: Target) -> tuple[types.CodeType, types.ModuleType]:
     """The compiled program and the fresh `__main__` it runs in; sys.argv and sys.path[0] as Python sets them."""
     module = types.ModuleType("__main__")
-    module.__dict__["__builtins__"] = __builtins__
+    module.__dict__["__builtins__"] = builtins
     sys.modules["__main__"] = module
     sys.argv[:] = [target.path, *target.arguments]
     if target.kind == "module":
@@ -86,14 +98,16 @@ def _load(target: Target) -> tuple[types.CodeType, types.ModuleType]:
         if spec is None or code is None:
             raise ModuleNotFoundError(f"No module named {name!r} that can be run with -m")
         module.__spec__ = spec
+        module.__loader__ = spec.loader
         module.__package__ = spec.parent
         module.__file__ = spec.origin
         sys.argv[0] = spec.origin or name
         return code, module
-    path = Path(target.path)
-    _set_first_path(str(path.parent.absolute()))
-    module.__file__ = str(path.absolute())
-    return compile(path.read_bytes(), str(path.absolute()), "exec"), module
+    path = Path(target.path).absolute()
+    _set_first_path(str(path.resolve().parent))  # of a linked script it is the folder that the link leads to
+    module.__file__ = str(path)
+    module.__loader__ = importlib.machinery.SourceFileLoader("__main__", str(path))
+    return compile(path.read_bytes(), str(path), "exec"), module
 
 
 def _set_first_path(folder: str) -> None:

@@ -21,7 +21,11 @@ CODE_OF = {
 
 
 class Signals:
-    """Handlers that only remember. `seen` lists what came, in order; its file number becomes readable with each."""
+    """Handlers that only remember. `seen` lists what came, in order; its file number becomes readable with each.
+
+    A signal that this process was told to ignore stays ignored: `nohup` means to outlive the terminal, and a shell's
+    `&` means not to hear its Ctrl-C.
+    """
 
     def __init__(self) -> None:
         self.seen: list[signal.Signals] = []
@@ -29,7 +33,8 @@ class Signals:
         os.set_blocking(self._read, False)
         os.set_blocking(self._write, False)
         for number in HANDLED:
-            signal.signal(number, self._note)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._note)
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
@@ -44,3 +49,9 @@ class Signals:
         with contextlib.suppress(BlockingIOError):
             while os.read(self._read, 4096):
                 continue
+
+    def close(self) -> None:
+        """Give the pipe back, in a process that has handlers of its own; the handlers are the caller's business."""
+        signal.set_wakeup_fd(-1)
+        os.close(self._read)
+        os.close(self._write)

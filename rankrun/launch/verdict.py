@@ -34,7 +34,7 @@ class RankEnd:
     pid: int
     code: int | None
     ns: int  # monotonic, when it failed: its own word where it left one, else when the end was seen
-    stopped: bool  # it ended after the launcher had told it to
+    ordered: bool  # it ended as the launcher had told it to
     message: str | None  # the exception's last line, or a told error's lines
     traceback: str | None
     where: str | None  # file:line
@@ -51,7 +51,7 @@ class RankEnd:
         pid: int,
         code: int | None,
         ns: int,
-        stopped: bool,
+        ordered: bool,
         error_file: Path,
         log_file: Path,
     ) -> RankEnd:
@@ -69,7 +69,7 @@ class RankEnd:
             pid=pid,
             code=code,
             ns=int(content.get("ns", ns)),
-            stopped=stopped,
+            ordered=ordered,
             message=str(text) if text is not None else None,
             traceback=str(stack) if stack is not None else None,
             where=content.get("where"),
@@ -94,7 +94,7 @@ class RankEnd:
     @property
     def is_consequence(self) -> bool:
         """Whether this end only says that somebody else is gone, or was ordered by us."""
-        if self.stopped and self.message is None:
+        if self.ordered and (self.message is None or self.message.startswith("KeyboardInterrupt")):
             return True
         return self.message is not None and not self.told and _CONSEQUENCE.search(self.message) is not None
 
@@ -130,10 +130,10 @@ class Verdict:
         lines = [f"rank {root.rank} on {self.host} failed{where}: {root.how}"]
         if not on_screen(root.log):
             lines += [f"  {line}" for line in (root.traceback or "\n".join(self.tail)).splitlines()[-_TAIL_LINES:]]
-        others = [str(end.rank) for end in self.ends if end is not root and (end.is_consequence or end.stopped)]
+        others = [str(end.rank) for end in self.ends if end is not root and (end.is_consequence or end.ordered)]
         if others:
             lines.append(f"stopped because of it: rank {', '.join(others)}")
-        also = [end for end in self.ends if end is not root and not (end.is_consequence or end.stopped or not end.code)]
+        also = [end for end in self.ends if end is not root and not (end.is_consequence or end.ordered or not end.code)]
         for end in also[:3]:
             lines.append(f"rank {end.rank} failed too: {end.how}")
         lines.append(f"its log: {root.log}")

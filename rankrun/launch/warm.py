@@ -22,9 +22,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rankrun.launch.channel import Channel
-from rankrun.launch.process import adopt_orphans, descendants, die_with_parent, listens_for, send
+from rankrun.launch.process import adopt_orphans, descendants, die_with_parent, kill_family, listens_for, send
 
 _RESCAN_S = 0.05  # between two looks for descendants that survived or appeared
+_UNKILLABLE_S = 5.0  # what is still there so long after SIGKILL is another user's, or stuck in the kernel
+HELD = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}  # until a rank has settled, so that none is lost
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,14 @@ class RankStart:
 
 @dataclass
 class _Stopping:
-    """A stop under way: SIGTERM was sent, SIGKILL follows at `kill_at`."""
+    """A stop under way: SIGTERM was sent; SIGKILL follows at `kill_at`, and at `give_up_at` what is left is named.
+
+    Up to `kill_at` those whom a rank left behind may end by themselves too: multiprocessing's resource tracker gives
+    back the shared memory of a rank that was killed.
+    """
 
     kill_at: float
-    killing: bool = False
+    give_up_at: float
 
 
 @dataclass
@@ -67,10 +73,11 @@ class WarmParent:
         signal.set_wakeup_fd(self._wake_in.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, _ignore)
         for module in self.preload:
-            with contextlib.suppress(ImportError):  # the rank that needs it meets the error where it stands
+            with contextlib.suppress(Exception):  # the rank that needs it meets the error where it stands
                 importlib.import_module(module)
         gc.collect()
         gc.freeze()  # what is imported now stays shared between the ranks
+        self.channel.send({"ready": True})
         selector = selectors.DefaultSelector()
         selector.register(self.channel, selectors.EVENT_READ)
         selector.register(self._wake_out, selectors.EVENT_READ)
@@ -85,15 +92,11 @@ class WarmParent:
                     return start
             self._reap()
             self._go_on_stopping()
-        kill_family()
+        kill_family(_UNKILLABLE_S)
         return None
 
     def _patience(self) -> float | None:
-        if self._stopping is None:
-            return None
-        if self._stopping.killing:
-            return _RESCAN_S
-        return max(0.0, self._stopping.kill_at - time.monotonic())
+        return None if self._stopping is None else _RESCAN_S
 
     def _obey(self, message: dict[str, Any]) -> RankStart | None:
         if "start" in message:
@@ -111,13 +114,14 @@ class WarmParent:
                 send([pid], signal.SIGUSR2 if listens else message["notice"])
         elif "stop" in message:
             send(self._ranks, signal.SIGTERM)
-            self._stopping = _Stopping(kill_at=time.monotonic() + message["stop"])
+            kill_at = time.monotonic() + message["stop"]
+            self._stopping = _Stopping(kill_at, kill_at + _UNKILLABLE_S)
         return None
 
     def _fork(self, start: RankStart) -> int:
         parent = os.getpid()
-        # Blocked before the fork, so that not even the first instruction of a rank can be hit.
-        held = {signal.SIGUSR2} if start.holds_notices else set()
+        # Blocked before the fork, so that not even the first instruction of a rank can be hit; `run` lets them in.
+        held = HELD | ({signal.SIGUSR2} if start.holds_notices else set())
         signal.pthread_sigmask(signal.SIG_BLOCK, held)
         pid = os.fork()
         if pid == 0:
@@ -150,27 +154,15 @@ class WarmParent:
                 )
 
     def _go_on_stopping(self) -> None:
-        stopping = self._stopping
+        stopping, now = self._stopping, time.monotonic()
         if stopping is None:
             return
-        if not self._ranks or time.monotonic() >= stopping.kill_at:
-            stopping.killing = True
-        if stopping.killing:
-            left = descendants(os.getpid())
+        left = descendants(os.getpid())
+        if now >= stopping.kill_at:
             send(left, signal.SIGKILL)
-            if not left and not self._ranks:
-                self._stopping = None
-                self.channel.send({"stopped": True})
-
-
-def kill_family() -> None:
-    """SIGKILL all descendants of this process, those they leave behind too, until none is left; reaps its children."""
-    while left := descendants(os.getpid()):
-        send(left, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                continue
-        time.sleep(_RESCAN_S / 10)
+        if (not left and not self._ranks) or now >= stopping.give_up_at:
+            self._stopping = None
+            self.channel.send({"stopped": True, "left": left})
 
 
 def _ignore(*_: object) -> None:

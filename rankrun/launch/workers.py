@@ -13,12 +13,14 @@ from pathlib import Path
 
 from rankrun.beat import SIZE_BYTES, Reading
 from rankrun.launch.channel import Channel
-from rankrun.launch.process import LINUX
+from rankrun.launch.process import LINUX, kill_family, send
 from rankrun.launch.signals import Signals
-from rankrun.launch.warm import RankStart, kill_family
+from rankrun.launch.warm import RankStart
 
 TERM_TO_KILL_S = 1.0  # a Python handler does not run inside a blocked gloo collective, so waiting longer is no use
-_PARENT_LEAVES_S = 5.0
+_PARENT_ANSWERS_S = 7.0  # longer than it takes the warm parent to give up on processes that can't be killed
+_PARENT_LEAVES_S = 7.0
+_UNKILLABLE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,13 @@ class Workers:
     channel: Channel
     parent_pid: int
     signals: Signals
+    ready: bool = False  # the warm parent has imported what it shares
     exits: dict[int, Exit] = field(default_factory=dict)  # of this attempt, by local rank
     pids: dict[int, int] = field(default_factory=dict)  # of this attempt, by local rank
-    _stopped: bool = True
+    unkillable: list[int] = field(default_factory=list)  # pids that outlived SIGKILL, another user's or in the kernel
+    _wanted: list[int] = field(default_factory=list)
     _stopping: bool = False
+    _stopped: bool = True
 
     def __post_init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -76,31 +81,35 @@ class Workers:
 
     @property
     def running(self) -> list[int]:
-        """Local ranks that have started and not ended."""
-        return [local_rank for local_rank in self.pids if local_rank not in self.exits]
+        """Local ranks that were to start and have not ended."""
+        return [local_rank for local_rank in self._wanted if local_rank not in self.exits]
 
     @property
     def parent_gone(self) -> bool:
         """Whether the warm parent is dead, and with it, by the kernel's hand, every rank."""
         return self.channel.closed
 
+    def wait_until_ready(self) -> bool:
+        """Whether ranks can be started now; False if a signal or the warm parent's end came first."""
+        while not self.ready and not self.parent_gone and not self.signals.seen:
+            self.wait(1.0)
+        return self.ready and not self.signals.seen
+
     def start(self, starts: Iterable[RankStart]) -> dict[int, int]:
-        """Start one attempt; returns pids by local rank, fewer where a signal or the parent's end came between."""
-        self.exits, self.pids, self._stopping, self._stopped = {}, {}, False, False
+        """Start one attempt; returns pids by local rank, fewer where the warm parent ended meanwhile."""
         wanted = list(starts)
+        self.exits, self.pids, self._wanted = {}, {}, [start.local_rank for start in wanted]
+        self._stopping, self._stopped = False, False
         self.channel.send({"start": [asdict(start) for start in wanted]})
-        while len(self.pids) < len(wanted) and not self.channel.closed and not self.signals.seen:
+        while len(self.pids) < len(wanted) and not self.parent_gone:
             self.wait(1.0)
         return dict(self.pids)
 
     def wait(self, timeout_s: float) -> None:
         """Wait for news of a rank, the warm parent or a signal, at most `timeout_s`."""
-        if not self.channel.closed:
+        if not self.parent_gone:
             self._selector.select(timeout_s)
             self.signals.drain()
-        self._hear()
-
-    def _hear(self) -> None:
         for message in self.channel.receive():
             if "started" in message:
                 self.pids[message["started"]] = message["pid"]
@@ -111,6 +120,9 @@ class Workers:
                 )
             elif "stopped" in message:
                 self._stopped = True
+                self.unkillable = message["left"]
+            elif "ready" in message:
+                self.ready = True
 
     def notice(self, fallback: signal.Signals) -> None:
         """Pass a notice on: SIGUSR2 to a rank that listens for it, `fallback` to one that does not."""
@@ -122,18 +134,24 @@ class Workers:
             return
         self._stopping = True
         self.channel.send({"stop": grace_s})
-        while not self._stopped and not self.channel.closed:
-            self.wait(1.0)
+        deadline = time.monotonic() + grace_s + _PARENT_ANSWERS_S
+        while not self._stopped and not self.parent_gone:
+            self.wait(0.5)
+            if time.monotonic() > deadline:
+                # The warm parent itself is stopped or stuck; ranks die with it, `end` takes the rest.
+                send([self.parent_pid], signal.SIGKILL)
         self._stopped = True
 
     def end(self) -> None:
         """Stop whatever runs, end the warm parent, and kill what either may have left behind."""
         self.stop()
         self.channel.close()
+        if not self.ready:
+            send([self.parent_pid], signal.SIGKILL)  # it is in the middle of an import, and nothing has started
         deadline = time.monotonic() + _PARENT_LEAVES_S
         while not _reaped(self.parent_pid) and time.monotonic() < deadline:
             time.sleep(0.002)  # waitpid has no time limit of its own
-        kill_family()
+        self.unkillable = kill_family(_UNKILLABLE_S)
         self._selector.close()
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from rankrun.errors import OptionError
 from rankrun.launch.options import RunOptions
-from rankrun.launch.plan import Target, check_name, default_name, make_plan, visible_gpus
+from rankrun.launch.plan import Target, check_name, default_name, make_plan, shadowed_by, visible_gpus
 
 
 @pytest.fixture
@@ -119,6 +119,45 @@ def test_gpus_of_cuda_visible_devices(shown, count):
 
 
 def test_commands():
-    assert Target("script", "a.py", ("x y",)).command("py") == ["py", "-u", "a.py", "x y"]
-    assert Target("module", "a.b", ()).command("py") == ["py", "-u", "-m", "a.b"]
-    assert Target("command", "ls", ("-l",)).command("py") == ["ls", "-l"]
+    assert Target("script", "a.py", ("x y",)).command(["py"]) == ["py", "-u", "a.py", "x y"]
+    assert Target("module", "a.b", ()).command(["py", "-O"]) == ["py", "-O", "-u", "-m", "a.b"]
+    assert Target("command", "ls", ("-l",)).command(["py"]) == ["ls", "-l"]
+
+
+@pytest.mark.parametrize(
+    ("before", "reason"),
+    [
+        ("import os\nos.environ.update(OMP_NUM_THREADS='1')\n", "job.py:2 sets OMP_NUM_THREADS"),
+        ("import settings_of_mine\n", "settings_of_mine.py:2 sets MKL_NUM_THREADS"),
+    ],
+)
+def test_settings_by_keyword_and_in_local_modules_are_found_too(script, tmp_path, before, reason):
+    (tmp_path / "settings_of_mine.py").write_text("import os\nos.environ['MKL_NUM_THREADS'] = '1'\n")
+    assert reason in script(before + "import torch\n").why_not_warm
+
+
+def test_the_file_of_a_module_is_looked_into(script, tmp_path):
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack/__main__.py").write_text("import os\nos.environ['OMP_NUM_THREADS'] = '1'\nimport torch\n")
+    plan = make_plan(RunOptions(target="pack", words=(), module=True), {}, None, gpus=0)
+    assert "pack/__main__.py:2 sets OMP_NUM_THREADS" in plan.why_not_warm
+
+
+def test_a_local_module_that_stands_for_a_loaded_one_is_found(script, tmp_path):
+    import secrets
+    import sys
+
+    target = script().target
+    assert shadowed_by(target, sys.modules) is None
+    (tmp_path / "secrets.py").write_text("")
+    assert shadowed_by(target, {"secrets": secrets}) == "secrets"
+    assert shadowed_by(target, {"other": secrets}) is None
+
+
+def test_a_linked_script_is_at_home_where_the_link_leads(script, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/job.py").write_text("import torch\n")
+    (tmp_path / "real/numpy.py").write_text("")
+    (tmp_path / "link.py").symlink_to("real/job.py")
+    plan = make_plan(RunOptions(target="link.py", words=()), {}, None, gpus=0)
+    assert "numpy beside link.py shadows" in plan.why_not_warm

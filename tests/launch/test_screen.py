@@ -1,33 +1,69 @@
 from __future__ import annotations
 
+import os
+import threading
+
 from rankrun.launch.screen import Screen
 
 
-def test_rank_0_is_plain_and_others_carry_their_rank(tmp_path, capfdbinary):
-    screen = Screen()
+def test_rank_0_is_plain_others_carry_their_rank_and_lines_of_ours_come_in_order(tmp_path, capfdbinary):
     zero, one = tmp_path / "0.log", tmp_path / "1.log"
+    zero.write_bytes(b"a\nprogress 50%\r")
+    one.write_bytes(b"x\n10%\r20%\rhalf a li")
+    screen = Screen()
     screen.show(zero, None)
     screen.show(one, "[1] ")
-    zero.write_bytes(b"a\nprogress 50%\r")
-    one.write_bytes(b"x\nhalf a li")
-    screen.drain()
-    with one.open("ab") as file:
-        file.write(b"y\n")
+    screen.start()
+    screen.say("the verdict")
     screen.close()
-    assert capfdbinary.readouterr().out == b"a\nprogress 50%\r[1] x\n[1] half a li\n[1] y\n"
+    out, err = capfdbinary.readouterr()
+    assert out == b"a\nprogress 50%\r[1] x\n[1] 10%\n[1] 20%\n[1] half a li\n"
+    assert err == b"rankrun: the verdict\n"
     assert screen.shows(zero)
     assert not screen.shows(tmp_path / "2.log")
 
 
 def test_the_log_of_a_new_attempt_takes_the_old_ones_place(tmp_path, capfdbinary):
-    screen = Screen()
     old, new = tmp_path / "0.log", tmp_path / "1.log"
-    screen.show(old, None)
     old.write_bytes(b"old\n")
-    screen.show(new, None)
     new.write_bytes(b"new\n")
-    with old.open("ab") as file:
-        file.write(b"late\n")
+    screen = Screen()
+    screen.show(old, None)
+    screen.show(new, None)
+    screen.start()
     screen.close()
     assert capfdbinary.readouterr().out == b"old\nnew\n"
     assert not screen.shows(old)
+
+
+def test_a_line_without_an_end_is_shown_in_pieces(tmp_path, capfdbinary):
+    log = tmp_path / "1.log"
+    log.write_bytes(b"x" * 200_000)
+    screen = Screen()
+    screen.show(log, "[1] ")
+    screen.start()
+    screen.close()
+    out = capfdbinary.readouterr().out
+    assert out.replace(b"[1] ", b"").replace(b"\n", b"") == b"x" * 200_000
+
+
+def test_a_terminal_that_nobody_reads_delays_only_the_thread(tmp_path, monkeypatch):
+    reader, writer = os.pipe()
+    monkeypatch.setattr("rankrun.launch.screen._STDOUT", writer)
+    log = tmp_path / "0.log"
+    log.write_bytes(b"x" * 1_000_000)  # more than a pipe holds
+    screen = Screen()
+    screen.start()
+    screen.show(log, None)
+    screen.say("not delayed")
+    asked = threading.Event()
+
+    def give_up() -> bool:
+        asked.set()
+        return True
+
+    screen.close(give_up)
+    assert asked.is_set()
+    os.close(reader)  # lets the thread end
+    screen.close()
+    os.close(writer)

@@ -14,7 +14,7 @@ PEER_GONE = "RuntimeError: Connection closed by peer [127.0.0.1]:7"
 def end(tmp_path):
     """Makes the end of a rank, with the error file and log that it left."""
 
-    def make(rank, code, ns, *, error=None, stopped=False, log=b"last words\n"):
+    def make(rank, code, ns, *, error=None, ordered=False, log=b"last words\n"):
         error_file, log_file = tmp_path / f"{rank}.json", tmp_path / f"{rank}.log"
         log_file.write_bytes(log)
         if error is not None:
@@ -25,7 +25,7 @@ def end(tmp_path):
             pid=100 + rank,
             code=code,
             ns=ns,
-            stopped=stopped,
+            ordered=ordered,
             error_file=error_file,
             log_file=log_file,
         )
@@ -46,7 +46,7 @@ def test_a_closed_connection_never_outranks_the_rank_that_closed_it(end):
     found = verdict(
         end(0, 1, 5, error=exception(PEER_GONE)),
         end(1, 1, 9, error=exception("ValueError: boom", where="t.py:3")),
-        end(2, -15, 20, stopped=True),
+        end(2, -15, 20, ordered=True),
     )
     assert found.root.rank == 1
     lines = found.lines(lambda log: False)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.system.doors import children
+from tests.system.doors import ROOT, children
 
 pytestmark = [pytest.mark.needs("linux"), pytest.mark.slow]
 
@@ -213,3 +214,121 @@ def test_no_python_command_and_module(doors):
     done = doors.run("--no-python", "no-such-command-anywhere")
     assert done.process.returncode == 127
     assert "no-such-command-anywhere: No such file" in done.output
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR2", 75)])
+def test_a_signal_while_the_warm_parent_imports_starts_nothing(doors, number, code):
+    stalled = doors.folder / "site/torchvision"
+    stalled.mkdir(parents=True)
+    (stalled / "__init__.py").write_text("import time\nopen('importing', 'w').close()\ntime.sleep(1000)\n")
+    (doors.folder / "job.py").write_text("import torchvision\n")
+    command = doors.launch("run", "job.py", env={"PYTHONPATH": str(stalled.parent)})
+    command.until((doors.folder / "importing").exists, "the warm parent imports")
+    command.process.send_signal(signal.Signals[number])
+    assert command.wait() == code, command.output
+    assert "nothing was started yet" in command.output
+
+
+@pytest.mark.parametrize("broken", ["OSError('libcudart.so.13: cannot open')", "RuntimeError('nms does not exist')"])
+def test_a_torch_that_does_not_import_is_one_line_and_leaves_nothing(doors, broken):
+    (doors.folder / "site/torch").mkdir(parents=True)
+    (doors.folder / "site/torch/__init__.py").write_text(f"raise {broken}\n")
+    (doors.folder / "job.py").write_text("import torch\n")
+    done = doors.run("--name", "x", "job.py", env={"PYTHONPATH": str(doors.folder / "site")})
+    assert done.process.returncode == 2
+    (line,) = done.output.splitlines()
+    assert line.startswith("E110 torch can't be imported by")
+    assert not (doors.folder / "runs").exists()
+
+
+def test_a_rank_that_fails_while_it_is_told_to_leave_is_named(sleeping):
+    failing = "import signal\ndef save(*_): raise OSError(28, 'no space left for the checkpoint')\n"
+    command = sleeping(failing + "signal.signal(signal.SIGUSR2, save)\n" + SLEEP)
+    command.process.send_signal(signal.SIGUSR2)
+    assert command.wait() == 1, command.output
+    assert "no space left for the checkpoint" in command.output
+    assert "rankrun: rank " in command.output
+
+
+def test_nohup_outlives_the_terminal(doors, sleeping):
+    waiting = SLEEP.replace("time.sleep(1000)", "while not os.path.exists('go'): time.sleep(0.01)")
+    (doors.folder / "job.py").write_text(waiting)
+    command = doors.start(["nohup", sys.executable, str(ROOT / "launch.py"), "run", "--nproc", "2", "job.py"])
+    command.until(lambda: all((doors.folder / f"up-{rank}").exists() for rank in range(2)), "both ranks are up")
+    command.process.send_signal(signal.SIGHUP)
+    (doors.folder / "go").touch()
+    assert command.wait() == 0, command.output
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams(doors, closed):
+    (doors.folder / "job.py").write_text("import torch\nprint('out')\nopen('end', 'w').close()\n")
+    command = doors.start(["sh", "-c", f"exec {sys.executable} {ROOT}/launch.py run --name x job.py {closed}"])
+    assert command.wait() == 0, command.output
+    assert (doors.folder / "end").exists()
+    assert (doors.folder / "runs/x/attempts/0000/logs/rank-00000.log").read_text() == "out\n"
+    assert not (doors.folder / "runs/x/live").exists()
+
+
+def test_a_terminal_that_nobody_reads_delays_no_restart(doors):
+    (doors.folder / "job.py").write_text(
+        "import os, sys, torch\nprint('x' * 1_000_000)\nsys.stdout.flush()\n"
+        "if os.environ['TORCHELASTIC_RESTART_COUNT'] == '0': sys.exit(3)\nopen('end', 'w').close()\n"
+    )
+    command = doors.launch("run", "--max-restarts", 1, "job.py")
+    command.until((doors.folder / "end").exists, "the second attempt's end, with nobody reading")
+    assert command.wait() == 0
+
+
+def test_shared_memory_of_a_killed_rank_is_given_back(doors):
+    (doors.folder / "job.py").write_text(
+        "import os, signal, torch\nfrom multiprocessing.shared_memory import SharedMemory\n"
+        "memory = SharedMemory(create=True, size=1000)\nopen('name', 'w').write(memory.name)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert doors.run("job.py").process.returncode == 137
+    assert not Path("/dev/shm", (doors.folder / "name").read_text()).exists()
+
+
+def test_a_forked_child_that_fails_does_not_speak_for_its_rank(doors):
+    (doors.folder / "job.py").write_text(
+        "import os, torch\nchild = os.fork()\nif child == 0: raise ValueError('of the child')\n"
+        "os.waitpid(child, 0)\nraise RuntimeError('of the rank')\n"
+    )
+    doors.run("job.py")
+    assert verdict(doors.folder)["how"] == "RuntimeError: of the rank"
+
+
+def test_a_linked_script_and_its_interpreters_options(doors):
+    (doors.folder / "real").mkdir()
+    (doors.folder / "real/beside.py").write_text("")
+    (doors.folder / "real/job.py").write_text(
+        "import sys, torch, beside\nprint(__file__, __builtins__.len('ab'))\nassert 0\n"
+    )
+    (doors.folder / "link.py").symlink_to("real/job.py")
+    for start in ("warm", "exec"):
+        command = doors.start([sys.executable, "-O", str(ROOT / "launch.py"), "run", "--start", start, "link.py"])
+        assert command.wait() == 0, command.output
+        assert f"{doors.folder}/link.py 2" in command.output
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 256 KiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", place], check=True)
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.needs("tmpfs")
+def test_a_full_disk_hides_no_verdict(doors, small_disk):
+    (doors.folder / "job.py").write_text(
+        "import torch\ntry:\n    print('x' * 400_000, flush=True)\nexcept OSError: pass\n"
+        "raise ValueError('the real one')\n"
+    )
+    done = doors.run("--runs", small_disk, "--name", "x", "job.py")
+    assert done.process.returncode == 1
+    assert "rankrun: rank 0 on" in done.output, done.output[-2000:]
+    assert 'Traceback (most recent call last):\n  File "' + str(ROOT) not in done.output
