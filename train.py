@@ -69,6 +69,8 @@ def train(options: Options, world: World, settings: Settings, notice: Notice) ->
             prepare(val_set, gather=group.gather, **ranks)
             loading |= {"global_batch": settings.eval.global_batch or settings.train.global_batch, "shuffle": False}
             val_loader = group.together(lambda: build_loader(val_set, **loading))
+            trial = build_loader(val_set, **loading | {"workers": 0})
+            group.together(lambda: next(trial.epoch(0)))  # a mistake in eval_transforms shows now, not in an hour
 
         # Model, optimiser, learning rate: the seed is the only source of the weights.
         torch.manual_seed(settings.seed)

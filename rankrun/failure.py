@@ -7,12 +7,18 @@ Beside torch's `message` stand `where` (file:line), `ns` (monotonic, comparable 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 import traceback
 from typing import Any
 
 from rankrun.errors import format_error, is_told, told_by
+
+# What a healthy rank says when another one is gone: never the cause.
+PEER_GONE = re.compile(
+    r"Connection (closed|reset|refused)|Broken pipe|[Tt]imed out|DistNetworkError|DistBackendError|NCCL|ncclRemoteError"
+)
 
 
 def write_failure(path: str, error: BaseException, exit_code: int | None = None) -> None:

@@ -133,6 +133,8 @@ def _hint(words: str, node: Node | None) -> str:
         return f" Write {'true' if value.lower() in ('yes', 'on', 'y') else 'false'}; YAML 1.2 knows no other words"
     if "number" in words and _OTHER_NUMBER.match(value):
         return " Write the number without quotes, separators or leading zeros"
+    if value.lower() == "gpu" and "cuda" in words:
+        return " Did you mean 'cuda'?"
     return did_you_mean(value, [word for word in re.split(r", | or ", words) if " " not in word])
 
 

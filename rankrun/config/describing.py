@@ -42,13 +42,14 @@ def describe(key: str | None = None) -> str:
                 lines.append(_section(name, info.annotation))
             else:
                 lines.append(_line(name, info))
-        return "\n".join(lines)
+        return "\n".join([*lines, "", "config help KEY says what a key may hold, e.g. config help optim.lr"])
     if key in known:
         return _at_length(key, known[key])
     annotation = Settings.model_fields[key].annotation if key in Settings.model_fields else None
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return _section(key, annotation)
-    near = did_you_mean(key, [*known, *Settings.model_fields])
+    last = next((name for name in known if name.rpartition(".")[2] == key), None)  # `lr` for optim.lr
+    near = f" Did you mean {last!r}?" if last else did_you_mean(key, [*known, *Settings.model_fields])
     raise OptionError(f"{key[:80]!r} is not a key of a config.{near}")
 
 

@@ -184,7 +184,7 @@ class Agent(SimpleElasticAgent):
                 self._workers.notice(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
                 self._screen.say(self._notice_in_words(number))
             elif number != signal.SIGUSR2:
-                self._screen.say(f"{number.name} again: stopping now")
+                self._screen.say(f"{_NOTICE[number]} again: stopping now")
                 self._grace_ends = 0.0
 
     def _notice_in_words(self, number: signal.Signals) -> str:
@@ -256,7 +256,7 @@ class Agent(SimpleElasticAgent):
     def _count_progress(self, verdict: Verdict, cooperating: bool) -> None:
         if not cooperating:
             return
-        newest = max((p.name for p in self._claim.folder.checkpoints.glob("step-????????")), default="")
+        newest = self._newest_checkpoint()
         same = newest == self._checkpoint_at_failure
         self._failures_without_progress = self._failures_without_progress + 1 if same else 1
         self._checkpoint_at_failure = newest
@@ -264,6 +264,9 @@ class Agent(SimpleElasticAgent):
             self._remaining_restarts = 0
             verdict.exit_code = ExitCode.NO_PROGRESS
             verdict.advice = f"{_NO_PROGRESS_FAILURES} failures in a row without a new checkpoint; not tried again"
+
+    def _newest_checkpoint(self) -> str:
+        return max((path.name for path in self._claim.folder.checkpoints.glob("step-????????")), default="")
 
     def _rank_end(self, rank: int, local_rank: int) -> RankEnd:
         assert self._attempt is not None
@@ -287,7 +290,9 @@ class Agent(SimpleElasticAgent):
             if self._cause is None or not self.verdict.root.is_consequence:
                 return self.verdict.exit_code
             if self._plan.settings is not None:
-                self._screen.say("stopped before it had saved; it goes on from the newest checkpoint")
+                newest = self._newest_checkpoint()
+                where = f"it goes on from {newest}" if newest else "it begins anew"
+                self._screen.say(f"stopped before it had saved; {where}")
             return CODE_OF[self._cause]
         saved = any(end.code == ExitCode.SAVED for end in self._workers.exits.values())
         if self._cause is not None and (saved or self._plan.settings is None):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,7 @@ def count_rows(sources: Sequence[str]) -> Rows:
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            total += sum(len(files) for place, _, files in os.walk(path) if Path(place) != path)
+            total += sum(1 for file in path.glob("[!.]*/**/*") if file.suffix and not file.name.startswith("."))
             exact = False  # not every file need be an image
             continue
         size = path.stat().st_size
@@ -87,10 +86,13 @@ def describe(settings: Settings, nproc: int, folder: Path) -> list[str]:
     ]
     if data.val is not None:
         val = [data.val] if isinstance(data.val, str) else list(data.val)
-        lines.append(
-            f"evaluation rows  {count_rows(val)} in {', '.join(val)}, every {settings.eval.every_epochs} epochs"
-        )
+        every_epoch = f"after every {_th(settings.eval.every_epochs)}epoch"
+        lines.append(f"evaluation rows  {count_rows(val)} in {', '.join(val)}, {every_epoch}")
     return lines
+
+
+def _th(count: int) -> str:
+    return "" if count == 1 else f"{count}th "
 
 
 _MODES = {

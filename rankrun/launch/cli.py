@@ -29,6 +29,7 @@ usage: launch.py VERB …
 launch.py VERB --help says more.
 Not built yet: submit, list, status, logs, stop, resume, doctor.
 """
+_NOT_BUILT = ("submit", "list", "status", "logs", "stop", "resume", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,11 +84,19 @@ def _dispatch(words: list[str], env: Mapping[str, str]) -> int | Forked:
     if verb == "run":
         return _run(rest, env)
     if verb not in ("plan", "config", "data", "explain"):
-        hint = did_you_mean(verb, ["run", "plan", "config", "data", "explain"])
-        raise OptionError(f"unknown verb {verb!r}.{hint} launch.py --help lists them")
+        raise OptionError(_about_unknown(verb))
     from rankrun.launch import verbs
 
     return {"plan": verbs.plan, "config": verbs.config, "data": verbs.data, "explain": verbs.explain}[verb](rest, env)
+
+
+def _about_unknown(verb: str) -> str:
+    if verb in _NOT_BUILT:
+        return f"{verb!r} is not built yet; launch.py --help lists what is"
+    if verb.endswith((".yaml", ".yml", ".py")):
+        return f"{verb!r} is no verb. Did you mean launch.py run {verb}?"
+    hint = did_you_mean(verb, ["run", "plan", "config", "data", "explain"])
+    return f"unknown verb {verb[:80]!r}.{hint} launch.py --help lists them"
 
 
 def _run(words: list[str], env: Mapping[str, str]) -> int | Forked:

@@ -153,7 +153,7 @@ def _watch(plan: RunPlan, claimed: Claim, workers: Workers, screen: Screen) -> i
 
 def _let_go(claimed: Claim, code: int, screen: Screen) -> None:
     folder = claimed.folder
-    begun = folder.final_file.exists() or folder.metrics_file.exists() or any(folder.checkpoints.glob("step-*"))
+    begun = folder.final_file.exists() or any(folder.checkpoints.glob("step-*"))
     if code == ExitCode.BAD_INPUT and not begun:
         # A mistake that only the ranks could see. The mended config must not meet a run folder of the broken one.
         claimed.withdraw()

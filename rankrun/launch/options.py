@@ -136,7 +136,7 @@ TARGET is a config (*.yaml), a Python script, -m MODULE, or with --no-python any
 After a config come options and key=value overrides; after a script its own arguments, untouched.
 
   launch.py run configs/digits.yaml --nproc 2 train.epochs=3
-  launch.py run --nproc 2 my_script.py --its-own option
+  launch.py run --nproc 2 my_script.py --its-own option      (without --nproc a script gets one rank)
 """
 
 

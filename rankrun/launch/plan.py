@@ -161,7 +161,7 @@ def _target(options: RunOptions, settings: Settings | None) -> Target:
         if not program.is_file():
             raise OptionError(
                 f"{options.target} is run by the train.py of the current folder, and there is none in {Path.cwd()}; "
-                "go to the folder that holds it"
+                f"go to the folder that holds it{_home()}"
             )
         return Target("config", str(program))
     arguments = tuple(options.words)
@@ -171,6 +171,12 @@ def _target(options: RunOptions, settings: Settings | None) -> Target:
         return Target("module", options.target, arguments)
     _check_script(options.target)
     return Target("script", options.target, arguments)
+
+
+def _home() -> str:
+    """Where the train.py of this clone is, if this is one."""
+    clone = Path(__file__).resolve().parents[2]
+    return f" (cd {clone})" if (clone / "train.py").is_file() else ""
 
 
 def _check_script(name: str) -> None:

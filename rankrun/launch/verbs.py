@@ -16,6 +16,7 @@ from rankrun.launch.precheck import data_command, data_words
 def plan(words: list[str], env: Mapping[str, str]) -> int:
     """`plan CONFIG [--nproc N] [key=value …]`: print the arithmetic of a run."""
     parser = Parser(prog="launch.py plan", description="Ranks, batch arithmetic and steps; starts nothing.")
+    parser.usage = "launch.py plan CONFIG [--nproc N] [key=value …]"
     parser.add_argument("config", metavar="CONFIG")
     parser.add_argument("--nproc", "--nproc-per-node", dest="nproc", metavar="N")
     parser.add_argument("words", metavar="key=value", nargs="*")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,14 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from rankrun.errors import ExitCode
+from rankrun.failure import PEER_GONE
 
 _TAIL_BYTES = 4096
 _TAIL_LINES = 20
 
-# What a healthy rank says when another one is gone. Such a failure never outranks one that says anything else.
-_CONSEQUENCE = re.compile(
-    r"Connection (closed|reset|refused)|Broken pipe|[Tt]imed out|DistNetworkError|DistBackendError|NCCL|ncclRemoteError"
-)
 # Codes with a meaning of ours, which a program that knows nothing of us can't mean.
 _OURS = {
     ExitCode.BAD_INPUT, ExitCode.SAVED, ExitCode.NO_PROGRESS, ExitCode.HANG, ExitCode.INTERRUPTED, ExitCode.STOPPED,
@@ -96,7 +92,7 @@ class RankEnd:
         """Whether this end only says that somebody else is gone, or was ordered by us."""
         if self.ordered and (self.message is None or self.message.startswith("KeyboardInterrupt")):
             return True
-        return self.message is not None and not self.told and _CONSEQUENCE.search(self.message) is not None
+        return self.message is not None and not self.told and PEER_GONE.search(self.message) is not None
 
 
 @dataclass
@@ -136,7 +132,7 @@ class Verdict:
         also = [end for end in self.ends if end is not root and not (end.is_consequence or end.ordered or not end.code)]
         for end in also[:3]:
             lines.append(f"rank {end.rank} failed too: {end.how}")
-        lines.append(f"its log: {root.log}")
+        lines.append(f"log of rank {root.rank}: {root.log}")
         return lines + self._closing()
 
     def _closing(self) -> list[str]:

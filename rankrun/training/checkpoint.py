@@ -67,7 +67,7 @@ class Checkpoints:
         if found is not None:
             progress = self._group.together(lambda: self._load(Path(found), model, optimiser, frozen, allow_change))
             self._log.say(
-                f"goes on from {found}: step {progress.step}, epoch {progress.epoch}, position {progress.position}"
+                f"goes on from {found}: step {progress.step}, epoch {progress.epoch + 1}, position {progress.position}"
             )
         self._group.on_rank_zero(lambda: begin_attempt(self._folder, self._attempt, progress.step))
         return progress

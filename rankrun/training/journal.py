@@ -72,8 +72,8 @@ class Journal:
         count = sum(weight.numel() for weight in model.parameters())
         self._log.say(
             f"{ranks} rank{'s' if ranks > 1 else ''} on {device.type}, {facts['n']:,} rows "
-            f"({settings.data.mode} mode), {settings.model.name} of {count:,} parameters, {settings.train.epochs} "
-            f"epochs of {self._total_steps // settings.train.epochs:,} steps of {self._images}"
+            f"({settings.data.mode} mode), {len(facts['classes'])} classes, {settings.model.name} of {count:,} parameters, "
+            f"{settings.train.epochs} epochs of {self._total_steps // settings.train.epochs:,} steps of {self._images}"
         )
 
     def add(self, batch: Rows, loss: Tensor) -> None:
@@ -148,7 +148,7 @@ class Journal:
         table = io.StringIO()
         csv.writer(table, lineterminator="\n").writerows([["epoch", "row", "place", "shown_instead"], *lines])
         write_atomically(path, table.getvalue())
-        self._log.say(f"{len(pairs)} samples of epoch {epoch} could not be read and were replaced: {path}")
+        self._log.say(f"{len(pairs)} samples of epoch {epoch + 1} could not be read and were replaced: {path}")
 
     def finish(
         self,
@@ -162,16 +162,17 @@ class Journal:
             return
         folder = self._run.folder
         draw_curves(folder.metrics_file, folder.curves_file)
+        weights = tensors_sha256(model.state_dict())
         final = {
             "version": 1,
             "step": progress.step,
             "epoch": progress.epoch,
             "metrics": {key: finite(value) for key, value in metrics.items()},
             "best": progress.best,
-            "weights_sha256": tensors_sha256(model.state_dict()),
+            "weights_sha256": weights,
             "optimizer_sha256": tensors_sha256(optimiser_tensors(model, optimiser)),
             "attempt": self._run.attempt,
             "world_size": self._group.world_size,
         }
         write_atomically(folder.final_file, json.dumps(final, indent=1) + "\n")
-        self._log.say(f"done: {folder.final_file}  weights {final['weights_sha256']}")
+        self._log.say(f"done: {folder.final_file}  weights {weights[:12]}")

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
-from rankrun.errors import ExitCode, format_error, is_told, told_by
-from rankrun.failure import write_failure
+from rankrun.errors import ExitCode, MachineError, format_error, is_told, told_by
+from rankrun.failure import PEER_GONE, write_failure
 
 _LEAVE_LIMIT_S = 5.0
+_INSTALLED = ("torch", "torchvision", "numpy", "safetensors", "PIL", "matplotlib")
 
 
 def leave(code: int) -> NoReturn:
@@ -57,15 +58,27 @@ def report_errors(
         print("interrupted; nothing was saved since the last checkpoint", file=sys.stderr)
         leave(ExitCode.INTERRUPTED)
     except BaseException as error:
+        if isinstance(error, ModuleNotFoundError) and error.name in _INSTALLED:
+            error = MachineError(
+                f"{error.name} is not installed for {sys.executable}; `make setup` makes an environment"
+            )
         told = is_told(error)
         exit_code = int(getattr(error, "exit_code", ExitCode.FAILED)) if told else int(ExitCode.FAILED)
-        if debug or not told:
+        if debug or not (told or _lost_a_peer(error)):
             traceback.print_exception(error)
+        elif not told:
+            rank = environ.get("RANK") or environ.get("SLURM_PROCID") or "0"
+            print(f"rank {rank} lost a peer, whose own log has the cause: {error}", file=sys.stderr)
         elif _speaks(error, environ):
             print(format_error(error), file=sys.stderr)
         if place := environ.get("TORCHELASTIC_ERROR_FILE"):
             write_failure(place, error, exit_code)
         leave(exit_code)
+
+
+def _lost_a_peer(error: BaseException) -> bool:
+    """Whether this rank only noticed that another one is gone: its traceback would hide the other's words."""
+    return isinstance(error, RuntimeError) and PEER_GONE.search(str(error)) is not None
 
 
 def _speaks(error: BaseException, environ: Mapping[str, str]) -> bool:

@@ -16,7 +16,7 @@ from tests.config.conftest import LEAST
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in CONFIGS.glob("*.yaml")))
+@pytest.mark.parametrize("name", ["digits.yaml", "fashion_mnist.yaml"])  # a user's own may lie beside them
 def test_our_configs_resolve_and_come_back_from_their_dump(name: str, tmp_path: Path) -> None:
     settings = resolve(CONFIGS / name)
     (tmp_path / "config.yaml").write_text(dump(settings))

@@ -75,7 +75,7 @@ def test_bad_samples_stand_there_once(tmp_path: Path) -> None:
         told, stream, folder = journal(tmp_path, attempt)
         told.add(Rows(torch.tensor([3]), [(3, 1)]), torch.tensor(0.0))
         told.check_epoch(Progress(2, 0, 4, state), Loader(), "train.txt:{}".format)
-        assert "1 samples of epoch 0 could not be read" in stream.getvalue()
+        assert "1 samples of epoch 1 could not be read" in stream.getvalue()
     assert folder.bad_samples_file.read_text() == "epoch,row,place,shown_instead\n0,3,train.txt:3,1\n"
 
 

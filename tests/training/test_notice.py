@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -65,6 +66,7 @@ def test_one_that_came_while_it_was_blocked_is_heard() -> None:
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
     signal.signal(signal.SIGUSR2, lambda *_: None)
-    os.kill(os.getpid(), signal.SIGUSR2)
+    # To this thread: in a rank it is the only one, in a test run another one might take the signal.
+    signal.pthread_kill(threading.get_ident(), signal.SIGUSR2)
     notice = Notice.install(interrupts=False)
     assert notice.agreed(Ranks(1, [])) is ExitCode.SAVED
