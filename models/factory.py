@@ -28,6 +28,7 @@ def build(
     *,
     init: str = "default",
     zero_init_last_norm: bool = False,
+    allow_dotted: bool = True,
     **args: Any,
 ) -> nn.Module:
     """A network from images `[B, in_channels, H, W] float32` to logits `[B, num_classes]`, freshly initialised.
@@ -36,6 +37,8 @@ def build(
     callable that takes `num_classes` and `in_channels`; `args` are its keyword arguments. All draws come from
     torch's default generator: seed it first and the weights are the same everywhere. ModelError says what is wrong
     with a name or an argument, in one line.
+
+    `allow_dotted=False` is for names that come from a file of somebody else's: importing a module runs it.
     """
     if num_classes < 1 or in_channels < 1:
         raise ModelError(
@@ -45,6 +48,8 @@ def build(
         model = _call(OURS[name], name, {"num_classes": num_classes, "in_channels": in_channels, **args})
     elif name in _torchvision_names():
         model = _from_torchvision(name, num_classes, in_channels, args)
+    elif "." in name and not allow_dotted:
+        raise ModelError(f"model.name: '{name}' is code of somebody's own, which is not imported here")
     elif "." in name:
         model = _call(_at(name), name, {"num_classes": num_classes, "in_channels": in_channels, **args})
     else:
@@ -110,7 +115,7 @@ def _at(path: str) -> Callable[..., Any]:
         raise ModelError(
             f"model.name: '{path}': there is no module '{error.name}' on sys.path (the current folder is first)."
         ) from error
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ModelError(f"model.name: '{path}' is no dotted path; write package.module.Thing.") from error
     found: Callable[..., Any] | None = getattr(module, attribute, None)
     if found is None or not callable(found):
@@ -125,7 +130,7 @@ def _call(builder: Callable[..., Any], name: str, arguments: dict[str, Any]) -> 
     try:
         inspect.signature(builder).bind(**arguments)
         model = builder(**arguments)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         # A TypeError from deep inside is shown as its one line too: a wrong argument is by far the likeliest cause,
         # and --debug shows where it came from.
         raise ModelError(f"model.args: '{name}' can't be built with {arguments}: {error}") from error

@@ -16,6 +16,15 @@ from rankrun.errors import did_you_mean, nearest
 
 __all__ = ["check", "place_of"]
 
+# What a model is told by other keys; an argument of the same name would quietly win or lose against them.
+_SAID_ELSEWHERE: Final = {
+    "name": "model.name",
+    "init": "model.init",
+    "zero_init_last_norm": "model.zero_init_last_norm",
+    "num_classes": "data.classes",
+    "in_channels": "data.channels",
+    "allow_dotted": "nothing",
+}
 _TRUTHS: Final = {"yes", "no", "on", "off", "y", "n"}
 _OTHER_NUMBER: Final = re.compile(r"[-+]?[0-9][0-9_,. ]*(?:[eE][-+]?[0-9]+)?\Z", re.ASCII)
 
@@ -200,6 +209,10 @@ def _check_together(tree: Node, problems: list[Problem]) -> None:
     still = value("optim.momentum") == 0 and value("optim.momentum") is not False
     if still and value("optim.name") == "sgd" and value("optim.nesterov") is True:
         tell(("optim", "momentum"), "must be > 0 while optim.nesterov is true; set optim.nesterov to false as well")
+    given = value("model.args")
+    for name in given if isinstance(given, dict) else ():
+        if name in _SAID_ELSEWHERE:
+            tell(("model", "args", name), f"is no argument to give here: {_SAID_ELSEWHERE[name]} says it")
     classes = value("data.classes")
     if isinstance(classes, list):
         seen: set[str] = set()

@@ -136,7 +136,7 @@ def claim(
             live.withdraw()
             numbers = folder.attempt_numbers()
             return Claim(folder, numbers[-1] if numbers else 0, token, settings, finished=True, notes=found.notes)
-        before = {file: _text_of(file) for file in (folder.config_file, folder.record_file)}
+        before = {file: _text_of(file) for file in (folder.final_file, folder.config_file, folder.record_file)}
         number, attempt = _make_attempt(folder)
         _write(folder, settings, found, command, env, host or socket.gethostname(), since, number)
         notes = [*live.notes, *found.notes]
@@ -255,6 +255,9 @@ def _write(
     written = json.dumps(text, indent=1, ensure_ascii=True) + "\n"
     # With the launch, so that a later launch's record does not erase this one's.
     write_atomically(folder.live / "record.json", written)
+    # A finished run that may go on (more epochs were allowed) is unfinished before its config says more, not after:
+    # a kill in between must not leave an old end to a new config.
+    folder.final_file.unlink(missing_ok=True)
     if settings is not None and found.write_config:
         from rankrun.config.resolving import dump
 

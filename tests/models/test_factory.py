@@ -115,3 +115,16 @@ def test_numbers_of_classes_and_channels_are_checked() -> None:
 def test_no_convolution_to_adapt() -> None:
     with pytest.raises(ModelError, match=r"'swin3d_t' has no first convolution|can't be built|no model"):
         build("swin3d_t", 4, 1)
+
+
+def test_dotted_names_of_somebody_elses_are_not_imported() -> None:
+    with pytest.raises(ModelError, match=r"'os\.system' is code of somebody's own, which is not imported here"):
+        build("os.system", 3, allow_dotted=False)
+    assert build("small_resnet", 3, allow_dotted=False) is not None
+
+
+@pytest.mark.parametrize(("name", "args"), [("..x", {}), ("small_resnet", {"width": -2})])
+def test_what_torch_or_python_would_trace_back_is_one_line(name: str, args: dict[str, int]) -> None:
+    with pytest.raises(ModelError) as caught:
+        build(name, 3, **args)
+    assert "\n" not in str(caught.value)
