@@ -90,10 +90,12 @@ def data(words: list[str], env: Mapping[str, str]) -> int:
     overrides = [word for word in words[place + 1 :] if "=" in word and not word.startswith("-")]
     others = [word for word in words[1:] if word != configs[0] and word not in overrides]
     settings = resolve(Path(configs[0]), overrides, env=env)
-    if verb == "inspect":
-        others.append(f"--channels={settings.data.channels}")
-    for source_words in data_words(settings):
-        command, environment = data_command([verb, *others, *source_words], env)
+    transforms = (settings.data.train_transforms, settings.data.eval_transforms)
+    for source_words, looked_through in zip(data_words(settings), transforms, strict=False):
+        more = []
+        if verb == "inspect":
+            more = [f"--channels={settings.data.channels}", f"--transforms={json.dumps(looked_through)}"]
+        command, environment = data_command([verb, *others, *more, *source_words], env)
         code = subprocess.call(command, env=environment)
         if code != ExitCode.DONE:
             return code
