@@ -56,17 +56,17 @@ def train(options: Options, world: World, settings: Settings, notice: Notice) ->
         reading = data.model_dump(include=READING) | {"seed": settings.seed} | ranks
         loading = data.model_dump(include={"workers", "worker_start"}) | {"pin_memory": device.type == "cuda"} | ranks
 
-        def open_part(source: Any, transforms: Any, classes: Any, tail: str) -> Any:
-            built = build_transforms(transforms, data.channels)
+        def open_part(source: Any, transforms: str, classes: Any, tail: str) -> Any:
+            built = build_transforms(getattr(data, transforms), data.channels, name=f"data.{transforms}")
             return open_dataset(source, transform=built, classes=classes, tail=tail, **reading)
 
-        train_set = group.together(lambda: open_part(data.train, data.train_transforms, data.classes, "drop"))
+        train_set = group.together(lambda: open_part(data.train, "train_transforms", data.classes, "drop"))
         facts = prepare(train_set, gather=group.gather, **ranks)
         loading |= settings.train.model_dump(include={"global_batch", "micro_batch"})
         loader = group.together(lambda: build_loader(train_set, **loading))
         if data.val is not None:
-            val_set = group.together(lambda: open_part(data.val, data.eval_transforms, facts["classes"], "mask"))
-            prepare(val_set, gather=group.gather, **ranks)
+            val_set = group.together(lambda: open_part(data.val, "eval_transforms", facts["classes"], "mask"))
+            facts["val"] = prepare(val_set, gather=group.gather, **ranks)
             loading |= {"global_batch": settings.eval.global_batch or settings.train.global_batch, "shuffle": False}
             val_loader = group.together(lambda: build_loader(val_set, **loading))
             trial = build_loader(val_set, **loading | {"workers": 0})
@@ -90,11 +90,10 @@ def train(options: Options, world: World, settings: Settings, notice: Notice) ->
         about = describe(settings, facts, device, decoder=train_set.decoder.name)
         progress = checkpoints.resume(model, optimiser, about["frozen"], allow_change=options.allow_change)
         network = distribute(model, group, device)
-        journal = Journal(run, group, log, settings, steps_per_epoch=loader.steps_per_epoch, done=progress.step)
+        journal = Journal(run, group, log, settings, loader, train_set.meta.place, done=progress.step)
         journal.begin(model, device, facts)
-        metrics: dict[str, float | int] = {}
         rehearsal = Rehearsal(network)
-        leaving: ExitCode | None = None
+        metrics, leaving, part = {}, None, 0  # part: this rank's micro-batches of the step so far
 
         def loss_of(batch: Batch) -> torch.Tensor:
             logits = network(train_set.transform.device(batch.images, batch.draws))
@@ -105,7 +104,7 @@ def train(options: Options, world: World, settings: Settings, notice: Notice) ->
             # Between epochs, also when the run goes on from there: evaluate the weights that were saved.
             if data.val is not None and progress.wants_evaluation(settings):
                 tick = partial(beat.write, progress.step, 0, Phase.EVALUATE)
-                metrics = evaluate(model, val_loader.epoch(0), val_set.transform.device, group, device, tick)
+                metrics = evaluate(model, val_loader, val_set.transform.device, group, device, tick)
                 journal.evaluated(progress, metrics)
                 checkpoints.note_best(progress, metrics)
             if progress.is_done(settings):
@@ -114,7 +113,6 @@ def train(options: Options, world: World, settings: Settings, notice: Notice) ->
 
             # An epoch, from the position where it was left. A batch is one micro-batch of this rank.
             model.train()
-            part = 0
             for batch in journal.meter.waiting(loader.epoch(progress.epoch, progress.position, progress.loader)):
                 beat.write(progress.step, progress.position, Phase.STEP)
                 batch = batch.to(device, non_blocking=True)
@@ -131,16 +129,17 @@ def train(options: Options, world: World, settings: Settings, notice: Notice) ->
                 set_learning_rate(optimiser, rate(progress.step))
                 optimiser.step()
                 optimiser.zero_grad()
-                journal.step(progress, rate(progress.step))
+                journal.step(progress, optimiser.param_groups[0]["lr"])
                 progress.advance(batch.state_after)
                 part, leaving = 0, notice.agreed(group)
                 if progress.position < loader.cut and (leaving or progress.wants_saving(settings)):
+                    journal.settle(progress)
                     checkpoints.save(progress, model, optimiser, about, must=leaving is not None)
                     if leaving:
                         return leaving
 
             # The epoch's end: every row of its order was served once, or the run stops here.
-            journal.check_epoch(progress, loader, train_set.meta.place)
+            journal.check_epoch(progress)
             progress.next_epoch()
             checkpoints.save(progress, model, optimiser, about, must=bool(leaving) or progress.is_done(settings))
         return leaving

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from .datasets import ImageRows
-from .errors import DataError, DisagreementError, by_code
+from .errors import DataError, DisagreementError, by_code, counted
 from .meta import MetaFile
 
 T = TypeVar("T")
@@ -64,7 +64,9 @@ def prepare(
     facts = agree(look, gather=gather)
     everyone = gather(facts)
     if len(everyone) != world_size:
-        raise DisagreementError(f"rank {rank} heard of {len(everyone)} ranks, the world size is {world_size}")
+        raise DisagreementError(
+            f"rank {rank} heard of {counted(len(everyone), 'rank')}, the world size is {world_size}"
+        )
     for other, theirs in enumerate(everyone):
         for key in facts:
             if theirs.get(key) != everyone[0].get(key):

@@ -6,17 +6,17 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from .errors import ClassesError
+from .errors import ClassesError, counted
 
 MOST_CLASSES = 10_000_000
 
 
 class Classes:
-    """Class names in the order of their labels."""
+    """Class names in the order of their labels. `by_number`: a label field is a number, whatever the names are."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], *, by_number: bool = False) -> None:
         self.names = tuple(names)
-        self._labels = {name: label for label, name in enumerate(self.names)}
+        self._labels = {} if by_number else {name: label for label, name in enumerate(self.names)}
         # Digits in a label field mean that label, unless a class is *named* by them and stands at another place.
         self.numbers_are_labels = all(
             not (name.isascii() and name.isdigit()) or name == str(label) for name, label in self._labels.items()
@@ -26,7 +26,7 @@ class Classes:
     def numbered(cls, count: int) -> Classes:
         """Classes "0" … "count - 1"."""
         if not 1 <= count <= MOST_CLASSES:
-            raise ClassesError(f"{count} classes: legal are 1 … {MOST_CLASSES}")
+            raise ClassesError(f"{counted(count, 'class', 'classes')}: legal are 1 … {MOST_CLASSES}")
         return cls([str(label) for label in range(count)])
 
     def __len__(self) -> int:
@@ -44,13 +44,16 @@ class Classes:
     def told(self) -> str:
         """For messages: "3 classes (cat, dog, eel)"."""
         shown = ", ".join(self.names[:5]) + (", …" if len(self.names) > 5 else "")
-        return f"{len(self.names)} class{'es' if len(self.names) != 1 else ''} ({shown})"
+        return f"{counted(len(self.names), 'class', 'classes')} ({shown})"
 
 
-def read_classes(given: int | Sequence[str] | str | os.PathLike[str] | None) -> Classes | None:
+Given = Classes | int | Sequence[str] | str | os.PathLike[str] | None
+
+
+def read_classes(given: Given) -> Classes | None:
     """The classes that a setting means: a number, names, a file with one name per line; None stays None."""
-    if given is None:
-        return None
+    if given is None or isinstance(given, Classes):
+        return given
     if isinstance(given, int):
         return Classes.numbered(given)
     if isinstance(given, str | os.PathLike):

@@ -143,11 +143,10 @@ class FolderDataset(IndexedDataset):
         folder: str | os.PathLike[str],
         *,
         classes: int | Sequence[str] | str | os.PathLike[str] | None = None,
-        cache: str | os.PathLike[str] | None = None,
         allow_outside_root: bool = False,
         **options: Any,
     ) -> None:
-        meta = folder_meta(folder, classes=classes, cache=cache, allow_outside_root=allow_outside_root)
+        meta = folder_meta(folder, classes=classes, allow_outside_root=allow_outside_root)
         super().__init__(meta, **options)
 
 
@@ -219,7 +218,8 @@ class RankDataset(ImageRows):
     def for_epoch(self, epoch: int, *, rank: int, world_size: int, start: int, stop: int, shuffle: bool) -> RankDataset:
         """The dataset of another epoch or extent (positions start … stop - 1), its shard read and checked.
 
-        Keeps this one if it is the same already: an evaluation set is read once.
+        Keeps this one if it is the same already; a Loader that doesn't shuffle keeps what it served last, so that an
+        evaluation set is read once.
         """
         if (epoch, (rank, world_size, start, stop), shuffle) != (self.epoch, self._extent, self.shuffle):
             fresh = object.__new__(type(self))

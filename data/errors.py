@@ -24,6 +24,11 @@ from __future__ import annotations
 MAX_PROBLEMS = 20
 
 
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """ "1 image", "2 images", "2 classes"."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
 class DataError(Exception):
     """One or more problems with data, each a line that says what was given, what is legal and what to do."""
 
@@ -56,6 +61,10 @@ class RowError(DataError):
     """Rows that are not `path label`."""
 
     code = "E202"
+
+
+class NamedLabelError(RowError):
+    """A row whose label is no number, where no classes were given; one cause for all such rows."""
 
 
 class ClassesError(DataError):

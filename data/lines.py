@@ -10,7 +10,8 @@ import hashlib
 import os
 import stat
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ _PACKED = {
     b"\xfd7zXZ": "xz",
     b"\x28\xb5\x2f\xfd": "zstandard",
 }
+Read = Callable[[int, int], bytes]  # (count, at) -> that many bytes from there, fewer only at the end
 _BINARY = {b"\xff\xfe": "UTF-16 text", b"\xfe\xff": "UTF-16 text", b"PAR1": "Parquet", b"\x89PNG": "a PNG image"}
 
 
@@ -45,17 +47,16 @@ class LineFile:
         self._fd: int | None = None
         with open(open_regular(self.path), "rb", buffering=0) as file:
             self.size_bytes = os.fstat(file.fileno()).st_size
-            self._scan(file)
+            read = partial(_pread, file.fileno())
+            refuse_packed(self.path, read(16, 0))
+            self._scan(read)
 
-    def _scan(self, file: object) -> None:
-        fd: int = file.fileno()  # type: ignore[attr-defined]
-        head = os.pread(fd, 16, 0)
-        refuse_packed(self.path, head)
-        self._first = 3 if head.startswith(BYTE_ORDER_MARK) else 0
+    def _scan(self, read: Read) -> None:
+        self._first = 3 if read(3, 0) == BYTE_ORDER_MARK else 0
         digest = hashlib.blake2b(digest_size=16)
         starts = [np.array([self._first], np.int64)]
         newlines, last_newline, base = 0, self._first - 1, 0
-        while chunk := os.pread(fd, CHUNK_BYTES, base):
+        while chunk := read(CHUNK_BYTES, base):
             digest.update(chunk)
             if b"\0" in chunk:
                 line = newlines + chunk[: chunk.index(b"\0")].count(b"\n") + 1
@@ -74,10 +75,10 @@ class LineFile:
             base += len(chunk)
         if base != self.size_bytes:
             raise ChangedError(f"{self.path} changed while it was read: is something still writing it?")
-        self._end = _end_of_text(fd, self._first, base)
+        self._end = _end_of_text(read, self._first, base)
         if self._end == self._first:
             raise MetaFileError(f"{self.path} is empty: a meta file has one line 'path label' per image")
-        blank = sum(os.pread(fd, CHUNK_BYTES, at).count(b"\n") for at in range(self._end, base, CHUNK_BYTES))
+        blank = sum(read(CHUNK_BYTES, at).count(b"\n") for at in range(self._end, base, CHUNK_BYTES))
         self.rows = newlines - blank + 1
         self._starts = np.concatenate(starts)[: -(-self.rows // STRIDE)]
         self.digest = digest.hexdigest()
@@ -95,7 +96,7 @@ class LineFile:
 
         Raises ChangedError at the end if the bytes are not those that were there at the opening.
         """
-        digest = hashlib.blake2b(_pread(self._open(), self._first, 0), digest_size=16)
+        digest = hashlib.blake2b(self._read(self._first, 0), digest_size=16)
         # whole strides of about CHUNK_BYTES
         step = max(1, CHUNK_BYTES * len(self._starts) // max(1, self._end))
         for block in range(0, len(self._starts), step):
@@ -111,7 +112,7 @@ class LineFile:
             yield block * STRIDE, buffer, starts, ends
         else:
             for at in range(self._end, self.size_bytes + 1, CHUNK_BYTES):
-                digest.update(_pread(self._open(), CHUNK_BYTES, at))
+                digest.update(self._read(CHUNK_BYTES, at))
             if digest.hexdigest() == self.digest:
                 return
         raise ChangedError(f"{self.path} changed after it was opened: start the run again")
@@ -120,7 +121,10 @@ class LineFile:
         """The bytes of strides `block` … `stop - 1`, without the last one's final newline."""
         begin = int(self._starts[block])
         end = int(self._starts[stop]) - 1 if stop < len(self._starts) else self._end
-        return _pread(self._open(), end - begin, begin)
+        return self._read(end - begin, begin)
+
+    def _read(self, count: int, at: int) -> bytes:
+        return _pread(self._open(), count, at)
 
     def _open(self) -> int:
         if self._fd is None:
@@ -135,6 +139,20 @@ class LineFile:
         return {**self.__dict__, "_fd": None}
 
 
+class LineText(LineFile):
+    """The same over lines that stand in memory and in no file; `path` is what they are about."""
+
+    def __init__(self, path: str | os.PathLike[str], text: bytes) -> None:
+        self.path = Path(path)
+        self._fd = None
+        self._text = text
+        self.size_bytes = len(text)
+        self._scan(self._read)
+
+    def _read(self, count: int, at: int) -> bytes:
+        return self._text[at : at + count]
+
+
 def open_regular(path: Path) -> int:
     """A file descriptor for reading a regular file; anything else is refused without waiting on it."""
     try:
@@ -142,7 +160,8 @@ def open_regular(path: Path) -> int:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise MetaFileError(f"meta file {path}: {reason}; is the path right?") from None
+        here = "" if path.is_absolute() else f" Paths are relative to the current folder {Path.cwd()}"
+        raise MetaFileError(f"meta file {path}: {reason}; is the path right?{here}") from None
     mode = os.fstat(fd).st_mode
     if stat.S_ISREG(mode):
         return fd
@@ -182,7 +201,7 @@ def ends(path: Path, count: int) -> tuple[list[tuple[int, bytes]], int]:
         begun: list[tuple[int, bytes]] = []
         for number in range(1, count + 1):
             begun.append((number, file.readline(reach).removesuffix(b"\n").removeprefix(BYTE_ORDER_MARK)))
-        stop = _end_of_text(fd, 0, size)
+        stop = _end_of_text(partial(_pread, fd), 0, size)
         last = max(file.tell(), stop - 4 * CHUNK_BYTES)
         tail = _pread(fd, stop - last, last).split(b"\n")[1:][-count:]
         total = 1 + sum(_pread(fd, min(CHUNK_BYTES, stop - at), at).count(b"\n") for at in range(0, stop, CHUNK_BYTES))
@@ -199,12 +218,12 @@ def _pread(fd: int, count: int, at: int) -> bytes:
     return b"".join(parts)
 
 
-def _end_of_text(fd: int, first: int, size: int) -> int:
+def _end_of_text(read: Read, first: int, size: int) -> int:
     """The offset after the last byte that isn't white space."""
     end = size
     while end > first:
         begin = max(first, end - CHUNK_BYTES)
-        kept = _pread(fd, end - begin, begin).rstrip(WHITESPACE)
+        kept = read(end - begin, begin).rstrip(WHITESPACE)
         if kept:
             return begin + len(kept)
         end = begin

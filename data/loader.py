@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from .audit import EpochAudit, Sums, expected_sums
 from .datasets import IndexedDataset, RankDataset
-from .errors import OptionError, SplitError, TooManyBadError
+from .errors import OptionError, SplitError, TooManyBadError, counted
 from .order import Permutation, Rows, rows_at
 from .sampler import Draw
 from .split import Positions, Split
@@ -113,9 +113,9 @@ class Loader:
         """Raises TooManyBadError if `replaced` samples, over all ranks, are more than the budget of an epoch."""
         if replaced > self.bad_limit:
             raise TooManyBadError(
-                f"{replaced} samples of this epoch could not be read and were replaced; data.bad_budget="
-                f"{self._dataset.bad_budget:g} of {self.cut} allows {self.bad_limit}: see which ones with "
-                "'data check', or raise the budget"
+                f"{counted(replaced, 'sample')} of this epoch could not be read and had to be replaced; "
+                f"data.bad_budget={self._dataset.bad_budget:g} of {self.cut} allows {self.bad_limit}: "
+                "'data check --decode' names every one, or raise the budget"
             )
 
     def epoch(self, epoch: int, start: int = 0, carry: Mapping[str, Any] | None = None) -> Iterator[Batch]:
@@ -147,6 +147,8 @@ class Loader:
             stop=split.stop(last),
             shuffle=self._shuffle,
         )
+        if not self._shuffle:
+            self._dataset = served  # the next evaluation's rows are the same: read once
         sampler = (
             [
                 Draw(index, epoch, position)
@@ -176,8 +178,6 @@ class Loader:
             pairs = [(int(micro.rows[place]), instead) for place, instead in loaded.replaced]
             audit.add(micro.rows[weights > 0])
             replaced += len(pairs)
-            # Only this rank's part of the budget is known here; the training loop adds the ranks' up.
-            self.check_budget(replaced)
             yield Batch(
                 images=loaded.images,
                 labels=loaded.labels,

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .classes import Classes, read_classes
-from .errors import MAX_PROBLEMS, MetaFileError, OutsideRootError, RowError
-from .lines import LONGEST_LINE, LineFile, ends
+from .classes import Classes, Given, read_classes
+from .errors import MAX_PROBLEMS, DataError, MetaFileError, NamedLabelError, OutsideRootError, RowError, counted
+from .lines import LONGEST_LINE, LineFile, LineText, ends
 
 ENDS = 1000
 Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -29,18 +29,19 @@ class MetaFile:
     """The rows of one meta file or of several, one after the other; nothing of them is kept in memory.
 
     `classes` is a number, a sequence of names, a file with one name per line, or None: then labels are numbers and
-    all of them are read once to find the largest. Raises MetaFileError, RowError, ClassesError.
+    all of them are read once to find the largest. A LineText for a source is a list that lies in no file, as
+    class folders give it. Raises MetaFileError, RowError, ClassesError.
     """
 
     def __init__(
         self,
-        source: Source,
+        source: Source | LineText,
         *,
         root: str | os.PathLike[str] | None = None,
-        classes: int | Sequence[str] | str | os.PathLike[str] | None = None,
+        classes: Given = None,
         allow_outside_root: bool = False,
     ) -> None:
-        self.files = [LineFile(path) for path in paths_of(source)]
+        self.files = [source] if isinstance(source, LineText) else [LineFile(path) for path in paths_of(source)]
         self.root = None if root is None else Path(root)
         self.allow_outside_root = allow_outside_root
         self._firsts = np.cumsum([0, *(file.rows for file in self.files)]).tolist()
@@ -78,9 +79,23 @@ class MetaFile:
         return file.read(within)
 
     def place(self, row: int) -> str:
-        """`file:line` of a row, for messages."""
+        """Where a row is and which image it means, for messages: `file:line  path`, or the image's path alone where
+        the list lies in no file."""
+        try:
+            path = self.parse(row)[0]
+        except DataError:  # the file is not what it was: what is known from memory must do
+            return self.line_of(row)
+        return str(self.root_of(row) / path) if self.in_memory else f"{self.line_of(row)}  {path}"
+
+    def line_of(self, row: int) -> str:
+        """`file:line` of a row, for messages about the line itself."""
         file, within = self._find(row)
         return f"{file.path}:{within + 1}"
+
+    @property
+    def in_memory(self) -> bool:
+        """True where the rows lie in no file of lines."""
+        return isinstance(self.files[0], LineText)
 
     def root_of(self, row: int) -> Path:
         """The folder that a row's path is relative to."""
@@ -170,7 +185,7 @@ def parse_line(
     """(path, label) of one line; the one place that says what a good line is."""
 
     def at() -> str:
-        return place or (meta.place(row) if meta is not None else f"row {row}")
+        return place or (meta.line_of(row) if meta is not None else f"row {row}")
 
     if len(line) > LONGEST_LINE:
         raise RowError(f"{at()}  a line of {len(line)} bytes, more than {LONGEST_LINE}: a line is 'path label'")
@@ -201,6 +216,9 @@ def parse_line(
     return path, _label(field, classes, at)
 
 
+_NAMES = "give data.classes (names or a file of names) for labels that are names"
+
+
 def _label(field: str, classes: Classes | None, at: object) -> int:
     assert callable(at)
     if classes is not None and (label := classes.label(field)) is not None:
@@ -209,10 +227,7 @@ def _label(field: str, classes: Classes | None, at: object) -> int:
         if field.startswith("-") and field[1:].isdigit():
             raise RowError(f"{at()}  label {_short(field)} is below 0: labels are 0 … number of classes - 1")
         if classes is None:
-            raise RowError(
-                f"{at()}  label {_short(field)} is no whole number: give data.classes (names or a file of names) "
-                "for labels that are names"
-            )
+            raise NamedLabelError(f"{at()}  label {_short(field)} is no whole number: {_NAMES}")
         raise RowError(f"{at()}  label {_short(field)} is neither a number nor one of the {classes.told}")
     if classes is None:
         return int(field)
@@ -249,10 +264,10 @@ def check_ends(
     """The number of rows, once the first and last 1,000 lines of every file have been found good.
 
     What lies between is counted, not looked at: this is what a launcher asks before it starts anything. Raises all
-    problems at once (at most 20 are shown).
+    problems at once (at most 20 are shown); those that have one cause, labels that are names, as one.
     """
     known = read_classes(classes)
-    problems: list[str] = []
+    problems: list[RowError | OutsideRootError] = []
     rows = 0
     for path in paths_of(source):
         lines, count = ends(path, ENDS)
@@ -261,9 +276,12 @@ def check_ends(
             try:
                 parse_line(line.removesuffix(b"\r"), known, allow_outside_root, None, 0, f"{path}:{number}")
             except (RowError, OutsideRootError) as error:
-                problems += error.problems
+                problems.append(error)
+    if len(problems) > 1 and all(isinstance(error, NamedLabelError) for error in problems):
+        first, _, cure = str(problems[0]).rpartition(": ")
+        raise RowError(f"{first}, nor is that of {counted(len(problems) - 1, 'other line')}: {cure}")
     if problems:
-        raise RowError(*problems)
+        raise RowError(*map(str, problems))
     return rows
 
 

@@ -66,7 +66,7 @@ class SampleReader:
         """
         replaced_by: int | None = None
         try:
-            pixels, label = self._pixels(row, line)
+            pixels, label = self.pixels(row, line)
         except UnreadableImage as error:
             if self.on_error == "raise" or epoch is None:
                 raise ImageError(
@@ -93,12 +93,13 @@ class SampleReader:
         for k in range(MOST_CANDIDATES):
             candidate = keys.replacement_row(self.seed, epoch, row, k, self.meta.n)
             try:
-                return *self._pixels(candidate, None), candidate
+                return *self.pixels(candidate, None), candidate
             except UnreadableImage:
                 continue
         raise ImageError(f"{first}; {MOST_CANDIDATES} other rows drawn in its place can't be read either")
 
-    def _pixels(self, row: int, line: bytes | None) -> tuple[torch.Tensor, int]:
+    def pixels(self, row: int, line: bytes | None) -> tuple[torch.Tensor, int]:
+        """Pixels and label of a row as they lie on the disk; raises UnreadableImage with the row's place."""
         path, label = self.meta.parse(row, line)
         try:
             full = self._full_path(row, path)
@@ -106,10 +107,10 @@ class SampleReader:
                 return self.load(full), label
             return self.decoder(read_file(full)), label
         except UnreadableImage as error:
-            raise UnreadableImage(f"{self.meta.place(row)}  {path}: {error}") from error
+            raise UnreadableImage(f"{self.meta.place(row)}: {error}") from error
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise UnreadableImage(f"{self.meta.place(row)}  {path}: {reason}") from error
+            raise UnreadableImage(f"{self.meta.place(row)}: {reason}") from error
 
     def _full_path(self, row: int, path: str) -> str:
         root = os.fspath(self.meta.root_of(row))
@@ -120,7 +121,7 @@ class SampleReader:
                 real = self._real_roots.setdefault(root, os.path.join(os.path.realpath(root), ""))
             if not os.path.realpath(full).startswith(real):
                 raise OutsideRootError(
-                    f"{self.meta.place(row)}  {path} leads out of the root {root} by a link "
+                    f"{self.meta.place(row)} leads out of the root {root} by a link "
                     "(data.allow_outside_root=true lifts this)"
                 )
         return full

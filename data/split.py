@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .errors import SplitError
+from .errors import SplitError, counted
 
 TAILS = ("drop", "pad", "mask")
 
@@ -46,7 +46,7 @@ class Split:
             )
         if self.cut == 0:
             raise SplitError(
-                f"an epoch without a single step: {self.n} rows, but a global batch of {self.global_batch}; "
+                f"an epoch without a single step: {counted(self.n, 'row')}, but a global batch of {self.global_batch}; "
                 f"take train.global_batch <= {self.n}"
             )
 

@@ -15,7 +15,7 @@ import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from .erasing import RandomErasing
-from .errors import TransformError
+from .errors import TransformError, counted
 from .keys import RowRandom
 
 Spec = str | Mapping[str, Mapping[str, object] | None]
@@ -51,7 +51,7 @@ class Normalize:
         if min(self.std) <= 0:
             raise TransformError(f"Normalize: std {self.std} must be above 0")
         if len(self.mean) != len(self.std):
-            raise TransformError(f"Normalize: {len(self.mean)} values of mean, but {len(self.std)} of std")
+            raise TransformError(f"Normalize: {counted(len(self.mean), 'value')} of mean, but {len(self.std)} of std")
 
     def __call__(self, images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
         mean, std = (
@@ -67,7 +67,7 @@ _OURS: dict[str, type] = {"ToTensor": ToTensor, "Normalize": Normalize, "RandomE
 class Transforms:
     """A built list: `sample(image)` in the loader, `draw(rng, size)` beside it, `device(images, draws)` on batches.
 
-    Picklable. `spec` is the list it was built from, as builtins, for a checkpoint.
+    Picklable. `spec` is the list it was built from, as builtins, for a checkpoint; `name` is what messages call it.
     """
 
     def __init__(
@@ -76,10 +76,12 @@ class Transforms:
         batchwise: Sequence[Any],
         channels: int,
         spec: Sequence[Spec] = (),
+        name: str = "transforms",
     ) -> None:
         self.samplewise = list(samplewise)
         self.batchwise = list(batchwise)
         self.channels = channels
+        self.name = name
         self.spec = [
             entry if isinstance(entry, str) else {k: dict(v or {}) for k, v in entry.items()} for entry in spec
         ]
@@ -97,12 +99,13 @@ class Transforms:
         if not isinstance(pixels, torch.Tensor) or pixels.dtype != torch.uint8 or pixels.ndim != 3:
             told = f"{pixels.dtype} {list(pixels.shape)}" if isinstance(pixels, torch.Tensor) else type(pixels).__name__
             raise TransformError(
-                f"the loader's transforms gave {told} instead of uint8 [C, H, W]: "
+                f"{self.name}: the loader's part gave {told} instead of uint8 [C, H, W]: "
                 "scaling and normalising belong behind them, on the device"
             )
         if pixels.shape[0] != self.channels:
             raise TransformError(
-                f"the loader's transforms gave {pixels.shape[0]} channels, data.channels is {self.channels}"
+                f"{self.name}: the loader's part gave {counted(pixels.shape[0], 'channel')}, "
+                f"data.channels is {self.channels}"
             )
         return pixels
 
@@ -114,7 +117,8 @@ class Transforms:
                 mine = list(step.draw(rng, size))
                 if len(mine) != step.draws:
                     raise TransformError(
-                        f"{type(step).__name__}.draw gave {len(mine)} numbers, its draws is {step.draws}"
+                        f"{self.name}: {type(step).__name__}.draw gave {counted(len(mine), 'number')}, "
+                        f"its draws is {step.draws}"
                     )
                 numbers += mine
         return numbers
@@ -129,41 +133,47 @@ class Transforms:
         return floats
 
 
-def build_transforms(specs: Sequence[Spec], channels: int = 3) -> Transforms:
+def build_transforms(
+    specs: Sequence[Spec], channels: int = 3, name: str = "transforms", *, allow_dotted: bool | Collection[str] = True
+) -> Transforms:
     """Builds a list of transforms; all problems of it are raised at once as TransformError.
 
-    An entry is a name, or a mapping of one name to its arguments.
+    An entry is a name, or a mapping of one name to its arguments. `name` is what messages call the list, such as
+    data.train_transforms; entries are counted from [0].
+
+    `allow_dotted=False` is for names that come from a file of somebody else's: importing a module runs it. A
+    collection allows exactly the dotted names in it.
     """
     problems: list[str] = []
     samplewise: list[Callable[..., Any]] = []
     batchwise: list[Any] = []
     on_device = False
-    for number, spec in enumerate(specs, 1):
+    for number, spec in enumerate(specs):
         try:
-            name, step = _build(spec)
+            kind, step = _build(spec, allow_dotted)
             if isinstance(step, ToTensor):
                 if on_device:
                     raise TransformError("ToTensor stands behind the border it marks: put it before Normalize")
                 on_device = True
             elif hasattr(step, "draws"):
                 on_device = True
-                _check_channels(name, step, channels)
+                _check_channels(kind, step, channels)
                 batchwise.append(step)
             elif on_device:
                 raise TransformError(
-                    f"{name} works on one image at a time: put it before ToTensor, Normalize and RandomErasing, "
+                    f"{kind} works on one image at a time: put it before ToTensor, Normalize and RandomErasing, "
                     "which work on the device"
                 )
             else:
                 samplewise.append(step)
         except TransformError as error:
-            problems += [f"transform {number}: {line}" for line in error.problems]
+            problems += [f"{name}[{number}]: {line}" for line in error.problems]
     if problems:
         raise TransformError(*problems)
-    return Transforms(samplewise, batchwise, channels, specs)
+    return Transforms(samplewise, batchwise, channels, specs, name)
 
 
-def _build(spec: Spec) -> tuple[str, Any]:
+def _build(spec: Spec, allow_dotted: bool | Collection[str]) -> tuple[str, Any]:
     if isinstance(spec, str):
         name, arguments = spec, {}
     elif isinstance(spec, Mapping) and len(spec) == 1:
@@ -175,8 +185,8 @@ def _build(spec: Spec) -> tuple[str, Any]:
         raise TransformError(
             f"{spec!r} is neither a name nor one name with its arguments, as in {{Resize: {{size: 32}}}}"
         )
-    kind = _find(str(name))
-    legal = [p for p in inspect.signature(kind).parameters if p not in ("self", "args", "kwargs")]
+    kind = _find(str(name), allow_dotted)
+    legal = _arguments(kind)
     for key in arguments:
         if key not in legal and legal:
             raise TransformError(f"{name} has no argument {key!r}; legal are {', '.join(legal)}{_guess(key, legal)}")
@@ -187,13 +197,17 @@ def _build(spec: Spec) -> tuple[str, Any]:
     except Exception as error:
         # a constructor of torchvision's or of the user's says no in whatever way it likes
         raise TransformError(f"{name}({', '.join(f'{k}={v!r}' for k, v in arguments.items())}): {error}") from error
+    if not callable(step) and not isinstance(step, ToTensor):
+        raise TransformError(f"{name} gave a {type(step).__name__}, which can't be called with an image")
     return str(name), step
 
 
-def _find(name: str) -> Callable[..., Any]:
+def _find(name: str, allow_dotted: bool | Collection[str]) -> Callable[..., Any]:
     if name in _OURS:
         return _OURS[name]
     if "." in name:
+        if allow_dotted is not True and (allow_dotted is False or name not in allow_dotted):
+            raise TransformError(f"{name} is code of somebody's own, which is not imported here")
         return _find_dotted(name)
     known = [key for key, value in vars(v2).items() if inspect.isclass(value) and issubclass(value, v2.Transform)]
     if name in _CONVERSIONS:
@@ -207,12 +221,14 @@ def _find(name: str) -> Callable[..., Any]:
         return found
     legal = sorted({*known, *_OURS} - _NOT_FROM_TEXT - _CONVERSIONS)
     raise TransformError(
-        f"there is no transform {name!r}{_guess(name, legal)}; legal are torchvision's v2 names, "
-        "RandomErasing, and dotted paths of your own"
+        f"there is no transform {name!r}"
+        + (_guess(name, legal) or "; legal are torchvision's v2 names, RandomErasing, and dotted paths of your own")
     )
 
 
 def _find_dotted(name: str) -> Callable[..., Any]:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise TransformError(f"{name} is no dotted path: write package.module.Thing")
     module_name, _, attribute = name.rpartition(".")
     try:
         module = importlib.import_module(module_name)
@@ -221,7 +237,21 @@ def _find_dotted(name: str) -> Callable[..., Any]:
     found = getattr(module, attribute, None)
     if not callable(found):
         raise TransformError(f"{name}: module {module_name} has no class {attribute!r}{_guess(attribute, dir(module))}")
+    # Looked at before it is called: os.system and subprocess.Popen do their work then.
+    of_instances = inspect.isclass(found) and any("__call__" in vars(kind) for kind in found.__mro__)
+    if not (of_instances or inspect.isfunction(found)):
+        raise TransformError(
+            f"{name} is neither a class whose instances can be called with an image nor a function that gives one"
+        )
     return found  # type: ignore[no-any-return]
+
+
+def _arguments(kind: Callable[..., Any]) -> list[str]:
+    """The names of a constructor's arguments; none where Python can't tell, as for some classes written in C."""
+    try:
+        return [p for p in inspect.signature(kind).parameters if p not in ("self", "args", "kwargs")]
+    except (TypeError, ValueError):
+        return []
 
 
 def _value(key: str, value: object) -> object:
@@ -241,7 +271,7 @@ def _check_channels(name: str, step: object, channels: int) -> None:
         values = getattr(step, key, None)
         if isinstance(values, list) and len(values) not in (1, channels):
             raise TransformError(
-                f"{name}: {key} has {len(values)} values for {channels} channels; give one, or one each"
+                f"{name}: {key} has {len(values)} values for {counted(channels, 'channel')}; give one, or one each"
             )
 
 

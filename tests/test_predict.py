@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -24,9 +27,15 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def predict(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "predict.py"), *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+def predict(*words: object, cwd: Path = ROOT, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *python, str(ROOT / "predict.py"), *map(str, words)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def refused(end: subprocess.CompletedProcess[str], message: str) -> None:
+    assert end.returncode == 2, end.stderr
+    assert len(end.stderr.splitlines()) == 1, end.stderr
+    assert re.search(message, end.stderr), end.stderr
 
 
 def read(path: Path) -> list[list[str]]:
@@ -56,19 +65,151 @@ def test_a_meta_file_an_image_and_a_folder(digits: Path, tmp_path: Path) -> None
     assert "1 could not be read" in end.stdout
 
 
+def test_the_csv_lies_in_the_run_and_leftovers_go(digits: Path, tmp_path: Path) -> None:
+    run = digits / "runs" / "tiny"
+    left = run / ".predictions.csv.tmp-4194999"
+    left.write_text("of a run that was killed")
+    for checkpoint, shown in ((run, str(run)), ("runs/tiny/best", "runs/tiny")):
+        end = predict(checkpoint, "val1.png", "val0.png", cwd=digits)
+        assert end.returncode == 0, end.stderr
+        assert end.stdout.startswith(f"{shown}/predictions.csv: 2 images by ")
+        assert len(read(run / "predictions.csv")) == 3
+        (run / "predictions.csv").unlink()
+        assert not left.exists()
+    copy = shutil.copytree(run / "best", tmp_path / "copy")
+    words = (copy, digits / "val1.png", digits / "val0.png")
+    assert predict(*words, cwd=tmp_path).stdout.startswith("predictions.csv: 2 images")
+
+
+def test_one_picture_is_told_on_the_terminal_alone(digits: Path, tmp_path: Path) -> None:
+    run, out = digits / "runs" / "tiny", tmp_path / "out.csv"
+    end = predict(run, "val1.png", cwd=digits)
+    told, where = end.stdout.splitlines()
+    assert re.fullmatch(r"val1\.png: (left|right) \([01]\.\d{3}\)", told)
+    assert where.startswith("no CSV written (--out FILE writes one): 1 image by ")
+    assert not (run / "predictions.csv").exists()
+    assert predict(run, "val1.png", "--out", out, cwd=digits).stdout.splitlines()[0] == told
+    assert len(read(out)) == 2
+
+
+def test_the_root_and_its_fence_are_those_of_training(digits: Path, tmp_path: Path) -> None:
+    run, out, meta = digits / "runs" / "tiny", tmp_path / "out.csv", tmp_path / "val.txt"
+    shutil.copy(digits / "val.txt", meta)
+    end = predict(run, meta, "--root", digits, "--out", out)
+    assert end.returncode == 0, end.stderr
+    assert [row[0] for row in read(out)[1:3]] == [str(digits / "val0.png"), str(digits / "val1.png")]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "link.png").symlink_to(digits / "val0.png")
+    meta.write_text(f"{digits}/val0.png\n")
+    refused(predict(run, folder, "--out", out), r"E207 .*link\.png leads out of the root")
+    refused(predict(run, meta, "--out", out), r"E207 .*val\.txt:1  .* leaves the root")
+    end = predict(run, folder, meta, "--allow-outside-root", "--out", out)
+    assert (end.returncode, len(read(out))) == (0, 3), end.stderr
+
+
+def test_a_checkpoint_runs_no_code_that_was_not_allowed(digits: Path, tmp_path: Path) -> None:
+    canary, hostile = tmp_path / "canary", tmp_path / "hostile"
+    code = f"open({str(canary)!r}, 'w').close()\n"
+    (tmp_path / "mine_p.py").write_text(
+        f"{code}from models import build\n\nclass Same:\n    def __call__(self, image):\n        return image\n\n"
+        "def net(num_classes, in_channels, **args):\n"
+        "    return build('small_resnet', num_classes, in_channels, **args)\n"
+    )
+    python = ("-c", f"import runpy, sys; sys.path[:0] = [{str(ROOT)!r}, {str(tmp_path)!r}]; sys.argv = sys.argv[1:]; "
+                    "runpy.run_path(sys.argv[0], run_name='__main__')")  # fmt: skip
+    picture, mine = digits / "val0.png", ["--allow-code", "mine_p.Same"]
+    system = [{"os.system": {"command": f"touch {canary}"}}]
+    for changes, named in (({"eval_transforms": system}, "os.system"), ({"model": "mine_p.net"}, "mine_p.net")):
+        change(digits, hostile, changes)
+        end = predict(hostile, picture, "--allow-code", "mine_p", python=python)
+        refused(end, f"E106 {hostile}: would run code .*, add --allow-code {named}$")
+    change(digits, hostile, {"model": "mine_p.net", "eval_transforms": ["mine_p.Same"]})
+    refused(predict(hostile, picture, *mine, python=python), "add --allow-code mine_p.net$")
+    assert not canary.exists()
+    end = predict(hostile, picture, *mine, "--allow-code", "mine_p.net", python=python)
+    assert end.returncode == 0, end.stderr
+    assert canary.exists()
+
+
+def change(digits: Path, hostile: Path, changes: dict[str, object]) -> None:
+    """A whole checkpoint at `hostile` that says something else about prediction."""
+    shutil.rmtree(hostile, ignore_errors=True)
+    shutil.copytree(digits / "runs" / "tiny" / "best", hostile)
+    state = json.loads((hostile / "state.json").read_text())
+    state["prediction"] |= changes
+    text = json.dumps(state).encode()
+    (hostile / "state.json").write_bytes(text)
+    manifest = json.loads((hostile / "manifest.json").read_text())
+    manifest["files"]["state.json"] |= {"size_bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}
+    (hostile / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_notice_to_end_leaves_nothing(digits: Path, tmp_path: Path) -> None:
+    run, out, meta = digits / "runs" / "tiny", tmp_path / "out.csv", digits / "long.txt"
+    meta.write_text("val0.png left\n" * 200_000)
+    command = [sys.executable, str(ROOT / "predict.py"), str(run), str(meta), "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        until = time.monotonic() + 60
+        while not list(tmp_path.glob(".out.csv*")) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert list(tmp_path.iterdir()), "it never began to write"
+        process.terminate()
+        assert process.wait(30) == 128 + 15
+    finally:
+        process.kill()
+        process.communicate()
+        meta.unlink()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_list_without_labels(digits: Path, tmp_path: Path) -> None:
+    bare, out = tmp_path / "bare.txt", tmp_path / "out.csv"
+    shutil.copy(digits / "val0.png", tmp_path / "my pic.PNG")
+    shutil.copy(digits / "val1.png", tmp_path / "b.png")
+    bare.write_text("my pic.PNG\nb.png\nnone.png\n\n")
+    end = predict(digits / "runs" / "tiny", bare, "--out", out)
+    assert end.returncode == 0, end.stderr
+    assert [row[:2] for row in read(out)[1:]] == [[str(tmp_path / "my pic.PNG"), ""], [str(tmp_path / "b.png"), ""]]
+    assert f"not read: {tmp_path}/none.png: No such file or directory\n" in end.stderr
+    assert end.stdout.splitlines()[-1].startswith(f"{out}: 2 images by ")
+    out.unlink()
+    for text, told in (
+        ("a.png\nb.png left\n", r"bare\.txt:2  'b\.png left' is no image's name, but the first line is"),
+        ("a.png left\nb.png\n", r"bare\.txt:2  'b\.png' has no label"),
+    ):
+        bare.write_text(text)
+        refused(predict(digits / "runs" / "tiny", bare, "--out", out), f"E202 .*{told}")
+        assert not out.exists()
+
+
+def test_without_torch(digits: Path) -> None:
+    refused(predict(digits, digits / "val0.png", python=("-S",)), "E110 torch is not installed for ")
+
+
 def test_mistakes_are_one_line_and_leave_nothing(digits: Path, tmp_path: Path) -> None:
     run, out = digits / "runs" / "tiny", tmp_path / "out.csv"
     empty = tmp_path / "empty"
     empty.mkdir()
+    young = tmp_path / "young"
+    young.mkdir()
+    (young / "config.yaml").write_text("")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"x")
     cases = [
         ((tmp_path / "none", digits / "val.txt"), "E106 .*there is no such folder"),
-        ((run, tmp_path / "none.txt"), "E201 .*none.txt"),
-        ((run, empty), "E101 .*holds no images"),
+        ((young, digits / "val.txt"), f"E106 {young}: this run has no checkpoint yet$"),
+        (
+            (run, digits / "val.txt", tmp_path / "none.txt"),
+            r"E101 .*none\.txt: there is no such image, folder or list$",
+        ),
+        ((run, tmp_path / "none.png"), r"E101 .*none\.png: there is no such"),
+        ((run, broken), r"E101 none of the images \(1\) could be read; the first: .*broken\.png: no image"),
+        ((run, empty), "E203 .*holds no image"),
     ]
     for words, message in cases:
-        end = predict(*words, "--out", out)
-        assert end.returncode == 2
-        assert len(end.stderr.splitlines()) == 1, end.stderr
-        assert re.search(message, end.stderr), end.stderr
+        refused(predict(*words, "--out", out), message)
         assert not out.exists()
         assert not list(tmp_path.glob(".out*"))
+    refused(predict(run, digits / "val0.png", "--out", empty), "E101 --out .*empty: is a folder")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as tensors_as_bytes
 from torch import Tensor, nn
 
 from rankrun.beat import Beat, Phase
@@ -48,6 +50,7 @@ class Checkpoints:
         self._log = log
         self._beat = beat
         self._keep = keep
+        self._good: set[int] = set()  # steps whose checkpoints this attempt wrote or went on from
 
     def resume(
         self,
@@ -66,11 +69,16 @@ class Checkpoints:
         progress = Progress()
         if found is not None:
             progress = self._group.together(lambda: self._load(Path(found), model, optimiser, frozen, allow_change))
+            self._good = {progress.step}
             self._log.say(
                 f"goes on from {found}: step {progress.step}, epoch {progress.epoch + 1}, position {progress.position}"
             )
-        self._group.on_rank_zero(lambda: begin_attempt(self._folder, self._attempt, progress.step))
+        self._group.on_rank_zero(lambda: self._begin(progress.step))
         return progress
+
+    def _begin(self, step: int) -> None:
+        with must_be_written(f"attempt {self._attempt} could not begin"):
+            begin_attempt(self._folder, self._attempt, step)
 
     def _load(
         self,
@@ -123,13 +131,8 @@ class Checkpoints:
     def _write_now(
         self, progress: Progress, model: nn.Module, optimiser: torch.optim.Optimizer, about: Mapping[str, Any]
     ) -> None:
-        try:
+        with must_be_written(f"step {progress.step} could not be saved"):
             self._write(progress, model, optimiser, about)
-        except OSError as error:
-            raise SaveError(
-                f"step {progress.step} could not be saved: {error}; the older checkpoints are whole, the same command "
-                "goes on from the latest"
-            ) from error
 
     def _write(
         self, progress: Progress, model: nn.Module, optimiser: torch.optim.Optimizer, about: Mapping[str, Any]
@@ -146,15 +149,20 @@ class Checkpoints:
         }
         text = json.dumps(state, indent=1)
         write_snapshot(self._folder, progress.step, self._attempt, {
-            MODEL: lambda path: save_file(weights, path),
-            OPTIMIZER: lambda path: save_file(moments, path),
-            STATE: lambda path: _write_text(path, text),
+            # Not save_file: it writes by itself and raises an error of its own, no OSError, when the disk is full.
+            MODEL: lambda path: path.write_bytes(tensors_as_bytes(weights)),
+            OPTIMIZER: lambda path: path.write_bytes(tensors_as_bytes(moments)),
+            STATE: lambda path: path.write_bytes(text.encode()),
         })  # fmt: skip
+        self._good.add(progress.step)
         best = progress.best["step"] if progress.best is not None else None
         try:
-            prune_snapshots(self._folder, progress.step, self._keep, best)
+            prune_snapshots(self._folder, progress.step, self._keep, best, self._good)
         except CheckpointError as error:
+            self._good.remove(progress.step)
             self._log.warn(f"nothing older is removed, since what was just saved does not read back: {error}")
+        except OSError as error:
+            self._log.warn(f"older checkpoints could not be removed: {error}")
 
     def note_best(self, progress: Progress, metrics: Mapping[str, float | int], metric: str = "top1") -> None:
         """If the evaluation at `progress` is the best so far, keeps that in mind and points `best` at its checkpoint.
@@ -169,19 +177,36 @@ class Checkpoints:
         if self._group.rank == 0:
             if not target.is_dir():
                 return  # the disk refused it; the best is the best of what was saved
-            point_at(self._folder.best, target)
+            try:
+                point_at(self._folder.best, target)
+            except OSError as error:
+                self._log.warn(f"{self._folder.best} could not be pointed at {target} ({error}) and stays as it is")
+                return
         progress.best = {"step": progress.step, "epoch": progress.epoch, "metric": metric, "value": value}
+
+
+@contextmanager
+def must_be_written(failed: str) -> Iterator[None]:
+    """Around writes that the run can't go on without: an OSError becomes a SaveError that begins with `failed`."""
+    try:
+        yield
+    except OSError as error:
+        raise SaveError(
+            f"{failed}: {error}; the older checkpoints are whole, the same command goes on from the latest"
+        ) from error
 
 
 def describe(settings: Settings, facts: Mapping[str, Any], device: torch.device, *, decoder: str) -> dict[str, Any]:
     """What a checkpoint holds beside tensors and progress: the config, what must not change, what prediction needs.
 
-    `facts` is what data.prepare agreed on. What must not change is named by the key of the config that decides it.
+    `facts` is what data.prepare agreed on, that of the validation data in `facts["val"]` if there is any. What must
+    not change is named by the key of the config that decides it.
     """
+    parts = {"data.train": facts} | ({"data.val": facts["val"]} if "val" in facts else {})
     return {
         "settings": settings.model_dump(mode="json"),
         "frozen": {
-            "data.train": {"rows": facts["n"], "fingerprint": facts["fingerprint"]},
+            **{key: {"rows": part["n"], "fingerprint": part["fingerprint"]} for key, part in parts.items()},
             "data.classes": facts["classes"],
             "data.decoder": facts["decoder"],
             "train.device": device.type,
@@ -270,10 +295,6 @@ def find_checkpoint(place: Path, warn: Callable[[str], None]) -> Path:
 def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     # A copy of each: tied weights, which safetensors refuses, become two; and training may go on beside the write.
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _text(path: Path | None) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,30 @@ from rankrun.runfolder import JsonLines, read_json_lines
 class MetricsLog:
     """Appends lines to `path` on rank 0; other ranks (path None) write nothing.
 
-    A step that a later attempt does again stands there again; `read_metrics` knows which one counts.
+    A step that a later attempt does again stands there again; `read_metrics` knows which one counts. Lines that the
+    disk refuses are missing, which `warn` is told once: no run ends for want of a line to look at.
     """
 
-    def __init__(self, path: Path | None, attempt: int) -> None:
-        self._lines = JsonLines(path) if path is not None else None
+    def __init__(self, path: Path | None, attempt: int, warn: Callable[[str], None]) -> None:
+        self._path = path
         self._attempt = attempt
+        self._warn = warn
+        self._lines: JsonLines | None = None
+        self._warned = False
 
     def write(self, kind: str, step: int, epoch: int, values: Mapping[str, Any]) -> None:
         """A line of `kind` `train` or `evaluate` after `step` steps, in `epoch`. NaN and infinities become null."""
-        if self._lines is None:
+        if self._path is None:
             return
         line = {"kind": kind, "attempt": self._attempt, "step": step, "epoch": epoch, **values}
-        self._lines.write({key: finite(value) for key, value in line.items()})
+        try:
+            if self._lines is None:
+                self._lines = JsonLines(self._path)
+            self._lines.write({key: finite(value) for key, value in line.items()})
+        except OSError as error:
+            if not self._warned:
+                self._warn(f"step {step} and maybe later ones are missing in {self._path} ({error}); the run goes on")
+            self._warned = True
 
 
 def finite(value: Any) -> Any:

@@ -129,12 +129,18 @@ def open_run(
             yield Run(RunFolder(options.run_path), told["attempt"], told["finished"], tuple(told["notes"]))
     finally:
         for each in held:
-            each.release()
+            try:
+                each.release()
+            except OSError as error:  # a full disk, say; whoever comes next finds this process gone
+                print(f"warning: {options.run_path} could not be let go of: {error}", file=sys.stderr)
 
 
 @contextmanager
 def _heartbeat(beat: Callable[[], None] | None) -> Iterator[None]:
-    """Calls `beat` about every second from a thread, until the block ends."""
+    """Calls `beat` about every second from a thread, until the block ends.
+
+    An OSError passes (a network disk that does not answer for a while), and the next beat serves as well.
+    """
     if beat is None:
         yield
         return
@@ -144,8 +150,11 @@ def _heartbeat(beat: Callable[[], None] | None) -> Iterator[None]:
         while not ended.wait(_HEARTBEAT_S):
             try:
                 beat()
+            except OSError:
+                continue
             except RankrunError as error:
-                # Another launch holds the run now (this one was stopped for a minute): nothing more may be written.
+                # Another launch holds the run now (this one was stopped for a minute): nothing more may be written, so
+                # this process ends here, from this thread, whatever the main one is in the middle of.
                 print(format_error(error), file=sys.stderr)
                 leave(error.exit_code)
 

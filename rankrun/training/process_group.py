@@ -175,7 +175,8 @@ def _store(world: World, rendezvous: Path, limit_s: float) -> Iterator[Store]:
         with published_store(world, rendezvous, limit_s) as store:
             yield store
     else:
-        yield _known_store(world, timedelta(seconds=limit_s))
+        # torchrun gives restarted ranks the store of those that died, in which their addresses still stand.
+        yield PrefixStore(f"attempt-{world.restart}", _known_store(world, timedelta(seconds=limit_s)))
 
 
 def _known_store(world: World, limit: timedelta) -> Store:

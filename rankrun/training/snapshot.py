@@ -16,7 +16,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def snapshot_path(folder: RunFolder, step: int) -> Path:
     return folder.checkpoints / f"step-{step:08d}"
 
 
-def write_snapshot(folder: RunFolder, step: int, attempt: int, writers: Mapping[str, Callable[[Path], None]]) -> Path:
+def write_snapshot(folder: RunFolder, step: int, attempt: int, writers: Mapping[str, Callable[[Path], object]]) -> Path:
     """Writes one checkpoint: each of `writers` its file, the manifest last, and then the name, in one piece.
 
     Every file and folder is flushed to the disk before the name appears. On an error nothing is left but the older
@@ -162,15 +162,17 @@ def begin_attempt(folder: RunFolder, attempt: int, step: int) -> None:
     write_atomically(folder.attempt(attempt) / _BEGAN, json.dumps({"version": VERSION, "step": step}) + "\n")
 
 
-def prune_snapshots(folder: RunFolder, step: int, keep: int, best_step: int | None) -> list[int]:
-    """Removes all but the best and the newest `keep` up to `step`, which was just written; returns what went.
+def prune_snapshots(folder: RunFolder, step: int, keep: int, best_step: int | None, good: Collection[int]) -> list[int]:
+    """Removes all but the best and the newest `keep` of `good` up to `step`, which was just written; returns what went.
 
-    `step` is verified first, by reading it back, and nothing goes if that fails (CheckpointError). What lies beyond
-    it goes too: it was passed over when this attempt began, or an old writer made it since.
+    `good` are the steps that this attempt wrote or went on from. Others above the oldest of them go: they were passed
+    over when this attempt began, or an old writer made them since. Others below it stay until `keep` good ones are
+    there. `step` is verified first, by reading it back, and nothing goes if that fails (CheckpointError).
     """
     steps = snapshot_steps(folder)
-    kept = {best_step, *[each for each in steps if each <= step][-keep:]}
-    removed = [each for each in steps if each not in kept]
+    kept = [each for each in steps if each in good and each <= step][-keep:]
+    spared = {best_step, *kept, *(each for each in steps if len(kept) < keep and each < min(kept, default=0))}
+    removed = [each for each in steps if each not in spared]
     if removed:
         verify_snapshot(snapshot_path(folder, step))
     for each in removed:

@@ -65,5 +65,5 @@ def test_ranks_that_see_different_files_stop_alike(write: Write, as_world: World
 
 
 def test_a_gather_of_the_wrong_size(write: Write) -> None:
-    with pytest.raises(DisagreementError, match="rank 0 heard of 1 ranks, the world size is 2"):
+    with pytest.raises(DisagreementError, match="rank 0 heard of 1 rank, the world size is 2"):
         prepare(MetaFile(write("a 0\n")), rank=0, world_size=2, gather=lambda thing: [thing])

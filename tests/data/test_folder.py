@@ -1,15 +1,15 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 import pytest
 
 from data import folder
 from data.datasets import FolderDataset, open_dataset
-from data.errors import ClassesError, OptionError
+from data.errors import ClassesError, ImageError, OptionError
 from data.folder import check_folder, folder_meta
+from data.meta import MetaFile
 
 
 def tree(root: Path, *paths: str) -> Path:
@@ -51,34 +51,48 @@ def test_whole_numbers_are_labels(tmp_path: Path) -> None:
 def test_given_classes_fix_the_labels(tmp_path: Path) -> None:
     tree(tmp_path, "b/1.png", "c/1.png")
     assert rows(tmp_path, classes=["a", "b", "c"]) == [("b/1.png", 1), ("c/1.png", 2)]
-    with pytest.raises(ClassesError, match=r"class folder .*/c is none of the 2 classes \(a, b\)"):
+    with pytest.raises(ClassesError, match=r"class folder .*/c is none of the 2 classes \(a, b\).*; .* or remove it$"):
         folder_meta(tmp_path, classes=["a", "b"])
 
 
-def test_the_list_is_made_once_and_never_stale(tmp_path: Path) -> None:
-    tree(tmp_path, "a/1.png")
-    first = folder_meta(tmp_path).files[0].path
-    again = folder_meta(tmp_path).files[0].path
-    assert first == again
-    assert first.parent == tmp_path / ".rankrun"
+@pytest.mark.parametrize("check", [folder_meta, check_folder])
+def test_a_number_of_classes_with_named_folders(tmp_path: Path, check: object) -> None:
+    assert callable(check)
+    tree(tmp_path, "square/1.png", "circle/1.png")
+    check(tmp_path, classes=2)
+    assert folder_meta(tmp_path, classes=2).classes == ("circle", "square")
+    assert rows(tmp_path, classes=2) == [("circle/1.png", 0), ("square/1.png", 1)]
+    told = r"holds 2 class folders \(circle, square\), but data\.classes is 4: remove data\.classes, or list the names"
+    with pytest.raises(ClassesError, match=told):
+        check(tmp_path, classes=4)
+    tree(tmp_path / "digits", "0/1.png", "7/1.png")
+    assert folder_meta(tmp_path / "digits", classes=10).num_classes == 10
+
+
+def test_a_folder_named_by_another_number_keeps_its_own_label(tmp_path: Path) -> None:
+    tree(tmp_path, "1/a.png", "cat/b.png")
+    assert rows(tmp_path) == [("1/a.png", 0), ("cat/b.png", 1)]
+    tree(tmp_path / "turned", "0/a.png", "1/b.png")
+    assert rows(tmp_path / "turned", classes=["1", "0"]) == [("0/a.png", 1), ("1/b.png", 0)]
+
+
+def test_the_list_is_in_memory_and_never_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree(tmp_path, "a/1.png", "b/1.png")
+    first = folder_meta(tmp_path)
+    assert first.fingerprint == MetaFile(write_list(tmp_path.parent / "same.txt", first)).fingerprint
     tree(tmp_path, "a/2.png")
-    assert folder_meta(tmp_path).n == 2
-    first.write_text("spoilt")
-    (tmp_path / "a/2.png").unlink()
-    assert folder_meta(tmp_path).n == 1
-    assert not [name for name in os.listdir(tmp_path / ".rankrun") if "tmp" in name]
+    assert (first.n, folder_meta(tmp_path).n) == (2, 3)
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"], "nothing is left in the user's folder"
+    assert first.place(1) == str(tmp_path / "b/1.png")
+    monkeypatch.chdir(tmp_path)
+    dataset = open_dataset("../" + tmp_path.name, mode="indexed")
+    with pytest.raises(ImageError, match=rf"^\.\./{tmp_path.name}/a/2\.png: no image"):
+        dataset[1]
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = tree(tmp_path / "d", "a/1.png")
-    (root / ".rankrun").write_text("a file in the way")
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "t"))
-    (tmp_path / "t").mkdir()
-    meta = folder_meta(root)
-    assert meta.files[0].path.is_relative_to(tmp_path / "t")
-    assert meta.root_of(0) == root
-    with pytest.raises(OptionError, match="give a folder that can be written"):
-        folder_meta(root, cache=root / ".rankrun")
+def write_list(path: Path, meta: MetaFile) -> Path:
+    path.write_bytes(b"".join(meta.line(row) + b"\n" for row in range(meta.n)))
+    return path
 
 
 @pytest.mark.parametrize("check", [folder_meta, check_folder])

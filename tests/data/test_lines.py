@@ -61,6 +61,16 @@ def test_every_64th_offset_is_all_that_is_kept(write: Write) -> None:
     assert file.read(64) == b"picture-000064.png 1"
 
 
+def test_lines_in_memory_are_those_of_a_file(write: Write) -> None:
+    text = b"".join(b"a%03d 0\n" % row for row in range(300))
+    file, held = LineFile(write(text)), lines.LineText("some/folder", text)
+    assert (held.rows, held.digest, held.size_bytes) == (file.rows, file.digest, file.size_bytes)
+    copy = pickle.loads(pickle.dumps(held))
+    assert copy.read(299) == b"a299 0"
+    assert [first for first, *_ in copy.chunks()] == [first for first, *_ in file.chunks()]
+    assert str(copy.path) == "some/folder"
+
+
 def refused(path: Path, kind: type[Exception], told: str) -> None:
     with pytest.raises(kind, match=told):
         LineFile(path)
@@ -70,6 +80,7 @@ def refused(path: Path, kind: type[Exception], told: str) -> None:
 
 def test_what_is_no_text_file(write: Write, tmp_path: Path) -> None:
     refused(tmp_path / "none.txt", MetaFileError, r"none\.txt: No such file or directory; is the path right")
+    refused(Path("none.txt"), MetaFileError, f"right\\? Paths are relative to the current folder {Path.cwd()}$")
     refused(tmp_path, MetaFileError, "is a folder where a meta file is wanted")
     refused(write(""), MetaFileError, "is empty: a meta file has one line")
     refused(write("\n \r\n\n"), MetaFileError, "is empty")

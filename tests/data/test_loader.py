@@ -150,6 +150,20 @@ def test_a_batch(pictures: Any) -> None:
     assert mine.step_weight(0) == 10
 
 
+def test_an_evaluation_set_is_read_once(pictures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import data.datasets
+
+    built: list[int] = []
+    build = data.datasets.build_shard
+    monkeypatch.setattr(data.datasets, "build_shard", lambda meta, rows: built.append(len(rows)) or build(meta, rows))
+    mine = loader(pictures.meta(11), "rank", 0, 2, global_batch=4, tail="mask", shuffle=False)
+    first, *others = (stream(list(mine.epoch(0))) for _ in range(3))
+    assert others == [first, first]
+    assert built == [6]
+    again = stream(list(mine.epoch(0, 4)))
+    assert again == {position: value for position, value in first.items() if position >= 4}
+
+
 def test_masks_and_the_files_own_order(pictures: Any) -> None:
     ranks = [loader(pictures.meta(11), "rank", r, 3, global_batch=4, tail="mask", shuffle=False) for r in range(3)]
     rows = [
@@ -224,8 +238,13 @@ def test_the_budget(pictures: Any) -> None:
     meta.write_text("".join(f"p/{'no' if r < 3 else ''}{r:03d} x.png {r % 3}\n" for r in range(20)))
     mine = loader(meta, "rank", 0, 1, global_batch=4, on_error="replace", bad_budget=0.1)
     assert mine.bad_limit == 2
-    with pytest.raises(TooManyBadError, match=r"3 samples of this epoch .* data\.bad_budget=0\.1 of 20 allows 2"):
-        list(mine.epoch(0))
+    with pytest.raises(
+        TooManyBadError,
+        match=r"3 samples of this epoch .* data\.bad_budget=0\.1 of 20 allows 2: 'data check --decode' names",
+    ):
+        mine.check_budget([b.state_after for b in mine.epoch(0) if b.state_after][-1]["replaced"])
+    with pytest.raises(TooManyBadError, match=r"^1 sample of this epoch"):
+        loader(meta, "rank", 0, 1, global_batch=4, bad_budget=0.0).check_budget(1)
     mine.check_budget(2)
     last = loader(meta, "rank", 0, 1, global_batch=4, on_error="replace", bad_budget=1.0)
     state = [b.state_after for b in last.epoch(0, 16, {"sums": last.expected_sums(0, 16), "replaced": 2})][-1]
@@ -259,9 +278,15 @@ def test_images_of_different_shapes(pictures: Any, write: Write) -> None:
     Image.new("RGB", (4, 5)).save(meta.parent / "a.png")
     Image.new("RGB", (4, 4)).save(meta.parent / "b.png")
     with pytest.raises(
-        TransformError, match=r"different shapes in one batch \(\[3, 4, 4\] and \[3, 5, 4\]\): add Resize"
+        TransformError,
+        match=r"different shapes in one batch \(\[3, 4, 4\] and \[3, 5, 4\]\): add Resize .* to transforms$",
     ):
         list(loader(meta, "rank", 0, 1, global_batch=2).epoch(0))
+    built = build_transforms([], 3, "data.train_transforms")
+    for transform, told in ((built, r"data\.train_transforms"), (None, "the transform")):
+        dataset = IndexedDataset(meta, transform=transform)
+        with pytest.raises(TransformError, match=rf"or a crop, to {told}$"):
+            list(build_loader(dataset, global_batch=2, rank=0, world_size=1).epoch(0))
 
 
 def test_a_bad_row_of_ones_own_shard(write: Write) -> None:

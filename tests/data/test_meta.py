@@ -19,7 +19,7 @@ def test_paths_may_hold_blanks(write: Write) -> None:
     assert [meta.parse(row) for row in range(3)] == [("a b/c  d.png", 1), ("e.png", 0), ("f.png", 12)]
     assert meta.num_classes == 13
     assert meta.classes[:2] == ("0", "1")
-    assert meta.place(2).endswith("m.txt:3")
+    assert meta.line_of(2).endswith("m.txt:3")
 
 
 def test_labels_by_name(write: Write) -> None:
@@ -35,7 +35,7 @@ def test_several_files_are_one(write: Write) -> None:
     meta = MetaFile([write("a 0\nb 1\n", "x/1.txt"), write("c 2\n", "y/2.txt")])
     assert meta.n == len(meta) == 3
     assert meta.line(2) == b"c 2"
-    assert meta.place(2).endswith("2.txt:1")
+    assert meta.place(2) == f"{meta.files[1].path}:1  c"
     assert meta.root_of(2).name == "y"
     assert meta.num_classes == 3
     with pytest.raises(IndexError, match="row 3 of 3"):
@@ -91,6 +91,28 @@ def test_labels_without_classes(write: Write) -> None:
         MetaFile(write("a 0\nb cat\n"))
     with pytest.raises(ClassesError, match="999999999999 classes"):
         MetaFile(write("a 999999999998\n"))
+
+
+def test_names_without_classes_are_one_problem_and_not_forty(write: Write) -> None:
+    path = write("a 0\nb cat\nc dog\nd eel\n")
+    with pytest.raises(RowError) as caught:
+        check_ends(path)
+    assert str(caught.value) == (
+        f"{path}:2  label 'cat' is no whole number, nor is that of 2 other lines: "
+        "give data.classes (names or a file of names) for labels that are names"
+    )
+    with pytest.raises(RowError, match=r"m\.txt:2  label 'cat' is no whole number: give data\.classes"):
+        check_ends(write("a 0\nb cat\n"))
+    with pytest.raises(RowError) as caught:
+        check_ends(write("a cat\nb\nc dog\n"))
+    assert len(str(caught.value).splitlines()) == 3, "two causes are told line by line"
+
+
+def test_a_place_is_told_though_the_file_has_changed(write: Write) -> None:
+    path = write("a 0\nb 1\n")
+    meta = MetaFile(path)
+    path.write_text("gone\n")
+    assert meta.place(1) == f"{path}:2"
 
 
 def test_paths_outside_may_be_allowed(write: Write) -> None:

@@ -67,7 +67,7 @@ def test_ones_own_by_dotted_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         draws = torch.tensor([built.draw(RowRandom(1, 1, 1), (5, 5))])
         assert draws.shape == (1, 5)
         assert built.device(image[None], draws).max() == draws[0, 0]
-        with pytest.raises(TransformError, match=r"Wrong\.draw gave 1 numbers, its draws is 2"):
+        with pytest.raises(TransformError, match=r"Wrong\.draw gave 1 number, its draws is 2"):
             build_transforms(["mine_b.Wrong"], 1).draw(RowRandom(1, 1, 1), (5, 5))
         with pytest.raises(TransformError, match=r"module mine_b has no class 'Inverse'\. Did you mean Invert"):
             build_transforms(["mine_b.Inverse"], 1)
@@ -78,7 +78,7 @@ def test_ones_own_by_dotted_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("spec", "told"),
     [
-        ("RandomCorp", r"transform 1: there is no transform 'RandomCorp'\. Did you mean RandomCrop\?"),
+        ("RandomCorp", r"^transforms\[0\]: there is no transform 'RandomCorp'\. Did you mean RandomCrop\?$"),
         ("random_horizontal_flip", r"Did you mean RandomHorizontalFlip\?"),
         ({"RandomCrop": {"sise": 3}}, r"RandomCrop has no argument 'sise'; legal are size, .*Did you mean size\?"),
         ("RandomCrop", r"RandomCrop\(\): .*missing 1 required positional argument: 'size'"),
@@ -89,11 +89,19 @@ def test_ones_own_by_dotted_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ({"RandomErasing": {"probability": 2}}, "probability 2 is outside"),
         ({"Normalize": {"mean": [0.5, 0.5], "std": [1, 1]}}, "mean has 2 values for 3 channels"),
         ({"Normalize": {"mean": 0.5, "std": 0}}, "must be above 0"),
-        ({"Normalize": {"mean": [0.5], "std": [1, 1, 1]}}, "1 values of mean, but 3 of std"),
+        ({"Normalize": {"mean": [0.5], "std": [1, 1, 1]}}, "1 value of mean, but 3 of std"),
         ("ToDtype", "ToDtype is not needed: images are uint8"),
         ("MixUp", "MixUp can't be written in a config"),
         ("no.such.module.X", r"No module named 'no'; is its folder on the Python path\?"),
         ({"A": {}, "B": {}}, "is neither a name nor one name with its arguments"),
+        (".Foo", r"\[0\]: \.Foo is no dotted path: write package\.module\.Thing$"),
+        ("a..b", r"a\.\.b is no dotted path"),
+        ("builtins.dict", r"builtins\.dict is neither a class whose instances can be called with an image"),
+        ({"os.system": {"command": "true"}}, r"os\.system is neither a class .* nor a function that gives one$"),
+        ({"subprocess.Popen": {"args": "true"}}, r"subprocess\.Popen is neither a class"),
+        ("builtins.type", r"builtins\.type\(\): "),
+        ("os.getcwdb", r"os\.getcwdb is neither"),
+        ("tempfile.gettempdir", r"tempfile\.gettempdir gave a str, which can't be called with an image"),
     ],
 )
 def test_refusals(spec: object, told: str) -> None:
@@ -101,18 +109,40 @@ def test_refusals(spec: object, told: str) -> None:
         build_transforms([spec], 3)  # type: ignore[list-item]
 
 
+def test_dotted_names_that_are_not_allowed_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    canary = tmp_path / "canary"
+    (tmp_path / "mine_c.py").write_text(
+        f"open({str(canary)!r}, 'w').close()\nclass Same:\n    def __call__(self, image): return image\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for allowed in (False, ["mine_c", "Same", "mine_c.Same.x"], []):
+        with pytest.raises(TransformError, match=r"\[1\]: mine_c\.Same is code of somebody's own, which is not import"):
+            build_transforms(["RandomHorizontalFlip", "mine_c.Same"], 3, allow_dotted=allowed)
+    assert not canary.exists()
+    try:
+        build_transforms(["mine_c.Same"], 3, allow_dotted=["mine_c.Same"])
+    finally:
+        sys.modules.pop("mine_c", None)
+    assert canary.exists()
+
+
 def test_places_and_all_problems_at_once() -> None:
     with pytest.raises(TransformError) as caught:
-        build_transforms(["Nonsense", "ToTensor", "RandomHorizontalFlip", "ToTensor"], 3)
+        build_transforms(["Nonsense", "ToTensor", "RandomHorizontalFlip", "ToTensor"], 3, "data.train_transforms")
     first, second, third = str(caught.value).splitlines()
-    assert first.startswith("transform 1: there is no transform 'Nonsense'")
-    assert "transform 3: RandomHorizontalFlip works on one image at a time: put it before ToTensor" in second
-    assert "transform 4: ToTensor stands behind the border it marks" in third
+    assert first.startswith("data.train_transforms[0]: there is no transform 'Nonsense'; legal are torchvision's")
+    assert (
+        "data.train_transforms[2]: RandomHorizontalFlip works on one image at a time: put it before ToTensor" in second
+    )
+    assert "data.train_transforms[3]: ToTensor stands behind the border it marks" in third
 
 
 def test_results_that_do_not_fit() -> None:
     built = build_transforms([{"Grayscale": {"num_output_channels": 1}}], 3)
-    with pytest.raises(TransformError, match=r"gave 1 channels, data\.channels is 3"):
+    with pytest.raises(TransformError, match=r"gave 1 channel, data\.channels is 3"):
         built.sample(torch.zeros(3, 4, 4, dtype=torch.uint8))
     with pytest.raises(TransformError, match=r"gave torch\.float32 \[3, 4, 4\] instead of uint8"):
         build_transforms([], 3).sample(torch.zeros(3, 4, 4))
+    named = build_transforms([], 3, "data.eval_transforms")
+    with pytest.raises(TransformError, match=r"^data\.eval_transforms: the loader's part gave torch\.float32"):
+        pickle.loads(pickle.dumps(named)).sample(torch.zeros(3, 4, 4))

@@ -3,6 +3,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -44,6 +46,50 @@ def test_a_dead_worker_is_an_error_that_names_it_and_its_rows(pictures: Any) -> 
         list(loader.epoch(0))
     assert caught.value.exit_code == 1
     assert multiprocessing.active_children() == []
+
+
+def test_a_death_while_the_consumer_computes_is_told_at_the_next_batch(pictures: Any) -> None:
+    """Not by an exception in the middle of a backward pass, which is what torch's handler of SIGCHLD gives."""
+    before = signal.getsignal(signal.SIGCHLD)
+    epoch = build_loader(IndexedDataset(pictures.meta(40)), global_batch=2, rank=0, world_size=1, workers=2).epoch(0)
+    next(epoch)
+    victim = multiprocessing.active_children()[0]
+    assert victim.pid is not None
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.join(10)
+    until = time.monotonic() + 0.3
+    while time.monotonic() < until:  # computing
+        sum(range(1000))
+    began = time.monotonic()
+    with pytest.raises(WorkerDiedError, match=rf"\(pid {victim.pid}\) was killed by signal 9 with rows \d+"):
+        list(epoch)
+    assert time.monotonic() - began < 4
+    assert signal.getsignal(signal.SIGCHLD) == before
+    assert multiprocessing.active_children() == []
+
+
+def test_a_death_while_the_consumer_waits_is_told_at_once(pictures: Any) -> None:
+    def stall(image: torch.Tensor) -> torch.Tensor:
+        time.sleep(60)
+        return image
+
+    dataset = IndexedDataset(pictures.meta(8), transform=stall)
+    epoch = build_loader(dataset, global_batch=2, rank=0, world_size=1, workers=1).epoch(0)
+    ends: list[float] = []
+
+    def kill() -> None:
+        (worker,) = multiprocessing.active_children()
+        ends.append(time.monotonic())
+        worker.kill()
+
+    timer = threading.Timer(1.5, kill)
+    timer.start()
+    try:
+        with pytest.raises(WorkerDiedError, match=r"worker 0 of 1 .* killed by signal 9"):
+            next(epoch)
+    finally:
+        timer.join()
+    assert time.monotonic() - ends[0] < 3
 
 
 def test_a_worker_killed_later_names_the_rows_in_hand(pictures: Any) -> None:

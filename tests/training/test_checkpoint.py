@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from rankrun.training.opening import Run
 from rankrun.training.optimiser import build_optimiser, optimiser_tensors
 from rankrun.training.process_group import Group
 from rankrun.training.progress import Progress
+from tests.training.helpers import end_of, start_ranks
 
 ABOUT: dict[str, Any] = {"settings": {"seed": 3}, "frozen": {"data.train": {"rows": 4}}, "prediction": {}}
 
@@ -85,19 +87,95 @@ def test_a_change_of_the_data_is_refused_by_its_key(tmp_path: Path) -> None:
     refuse_changes(tmp_path, {"a": [1]}, {"a": (1,)})
 
 
-def test_a_full_disk_costs_a_checkpoint_and_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+# In a process of its own, since the limit is a process's: no file may grow past it, as on a disk that is full.
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from rankrun.errors import SaveError
+from rankrun.training.progress import Progress
+from tests.training.test_checkpoint import Bench
+bench = Bench(Path(sys.argv[1]), width=3000)
+bench.save(Progress(5))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (16384, resource.RLIM_INFINITY))
+print(bench.save(Progress(6)), bench.said.getvalue())
+try:
+    bench.save(Progress(6), must=True)
+except SaveError as error:
+    print(error)
+print(sorted(entry.name for entry in bench.folder.checkpoints.iterdir()))
+"""
+
+
+def test_a_full_disk_costs_a_checkpoint_and_not_the_run(tmp_path: Path) -> None:
+    ((code, output),) = end_of(start_ranks(["-c", FULL, str(tmp_path)], 1, launcher="single"))
+    assert code == 0, output
+    lines = output.splitlines()
+    assert lines[0].startswith("False ")
+    assert "step 6 could not be saved ([Errno 27] File too large" in lines[0]
+    assert "step 6 could not be saved: [Errno 27]" in lines[-2]
+    assert "the same command goes on from the latest" in lines[-2]
+    assert lines[-1] == "['step-00000005']"
+
+
+def test_everything_is_on_the_disk_before_the_name_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(tmp_path)
+    bench.folder.checkpoints.mkdir()
+    calls: list[tuple[str, int]] = []  # (what, inode)
+    fsync, rename = os.fsync, os.rename
+
+    def recorded_fsync(descriptor: int) -> None:
+        calls.append(("fsync", os.fstat(descriptor).st_ino))
+        fsync(descriptor)
+
+    def recorded_rename(source: Path, target: Path) -> None:
+        calls.append(("rename", os.stat(source).st_ino))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(os, "rename", recorded_rename)
+    monkeypatch.setattr(os, "replace", recorded_rename)
     bench.save(Progress(5))
+    saved = bench.folder.checkpoints / "step-00000005"
+    names = {entry.stat().st_ino: entry.name for entry in [*saved.iterdir(), saved, bench.folder.checkpoints]}
+    told = [f"{what} {names[inode]}" for what, inode in calls]
+    assert sorted(told[:3]) == ["fsync model.safetensors", "fsync optimizer.safetensors", "fsync state.json"]
+    assert told[3:] == [
+        "fsync manifest.json",
+        "fsync step-00000005",
+        "rename step-00000005",
+        "fsync checkpoints",
+    ]
 
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("rankrun.training.checkpoint.save_file", full)
-    assert not bench.save(Progress(6))
-    assert "step 6 could not be saved" in bench.said.getvalue()
-    with pytest.raises(SaveError, match=r"step 6 could not be saved.*the same command goes on from the latest"):
-        bench.save(Progress(6), must=True)
-    assert [entry.name for entry in bench.folder.checkpoints.iterdir()] == ["step-00000005"]
+def test_a_damaged_checkpoint_is_none_of_the_kept(tmp_path: Path) -> None:
+    first = Bench(tmp_path)
+    for step in (40, 50, 57):
+        first.save(Progress(step))
+    (first.folder.checkpoints / "step-00000057" / "model.safetensors").write_text("damaged")
+    second = Bench(tmp_path, 1)
+    assert second.resume().step == 50
+    second.save(Progress(60))
+    assert [step for step in (40, 50, 57, 60) if (tmp_path / f"checkpoints/step-{step:08d}").exists()] == [50, 60]
+
+
+def test_a_link_that_can_not_be_made_costs_the_link_only(tmp_path: Path) -> None:
+    bench, progress = Bench(tmp_path), Progress(5)
+    bench.save(progress)
+    bench.folder.best.mkdir()
+    bench.checkpoints.note_best(progress, {"top1": 0.5})
+    assert "stays as it is" in bench.said.getvalue()
+    assert progress.best is None
+    bench.folder.best.rmdir()
+    bench.checkpoints.note_best(progress, {"top1": 0.5})
+    assert progress.best is not None
+
+
+def test_an_attempt_that_can_not_be_noted_is_told(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.folder.final_file.mkdir()
+    with pytest.raises(SaveError, match="attempt 0 could not begin: "):
+        bench.resume()
 
 
 def test_best_is_the_first_of_the_highest(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from rankrun.errors import BadInput
 from rankrun.training.evaluation import evaluate
 from rankrun.training.process_group import Group
 
@@ -20,9 +21,24 @@ class Batch:
     labels: torch.Tensor
     weights: torch.Tensor
     draws: torch.Tensor | None = None
+    rows: torch.Tensor | None = None
+    replaced: tuple[tuple[int, int], ...] = ()
 
     def to(self, device: torch.device) -> Batch:
         return self
+
+
+@dataclass
+class Loader:
+    batches: list[Batch]
+    limit: int = 0
+
+    def epoch(self, epoch: int) -> list[Batch]:
+        return self.batches
+
+    def check_budget(self, replaced: int) -> None:
+        if replaced > self.limit:
+            raise BadInput(f"{replaced} replaced")
 
 
 def evaluated(logits: torch.Tensor, labels: torch.Tensor, sizes: list[int], padding: int = 0) -> dict[str, float | int]:
@@ -33,7 +49,7 @@ def evaluated(logits: torch.Tensor, labels: torch.Tensor, sizes: list[int], padd
     batches = [
         Batch(*parts) for parts in zip(images.split(sizes), wrong.split(sizes), weights.split(sizes), strict=True)
     ]
-    return evaluate(nn.Identity(), batches, lambda images, draws: images, Group(0, 1), CPU)
+    return evaluate(nn.Identity(), Loader(batches), lambda images, draws: images, Group(0, 1), CPU)
 
 
 def test_against_torchs_own_figures() -> None:
@@ -66,13 +82,25 @@ def test_a_loss_that_is_not_finite_shows() -> None:
     logits = torch.zeros(3, 2)
     batch = Batch(torch.full((1, 2), float("nan")), torch.zeros(1, dtype=torch.int64), torch.zeros(1))
     good = Batch(logits, torch.zeros(3, dtype=torch.int64), torch.ones(3))
-    result = evaluate(nn.Identity(), [good, batch], lambda images, draws: images, Group(0, 1), CPU)
+    result = evaluate(nn.Identity(), Loader([good, batch]), lambda images, draws: images, Group(0, 1), CPU)
     assert result["loss"] == pytest.approx(math.log(2), abs=1e-6)
 
 
 def test_the_mode_comes_back_and_each_batch_ticks() -> None:
     model, ticks = nn.Dropout(0.5).train(), []
     batch = Batch(torch.rand(2, 3), torch.zeros(2, dtype=torch.int64), torch.ones(2))
-    evaluate(model, [batch] * 3, lambda images, draws: images, Group(0, 1), CPU, lambda: ticks.append(1))
+    evaluate(model, Loader([batch] * 3), lambda images, draws: images, Group(0, 1), CPU, lambda: ticks.append(1))
     assert model.training
     assert len(ticks) == 3
+
+
+def test_replaced_rows_are_counted_once_and_kept_to_the_budget() -> None:
+    rows, weights = torch.tensor([5, 6, 7, 5]), torch.tensor([1.0, 1.0, 1.0, 0.0])  # 5 once more, as padding
+    batch = Batch(torch.rand(4, 2), torch.zeros(4, dtype=torch.int64), weights, None, rows, ((5, 1), (7, 2), (5, 1)))
+    result = evaluate(nn.Identity(), Loader([batch], 2), lambda images, draws: images, Group(0, 1), CPU)
+    assert result["replaced"] == 2
+    with pytest.raises(BadInput, match="2 replaced") as caught:
+        evaluate(nn.Identity(), Loader([batch], 1), lambda images, draws: images, Group(0, 1), CPU)
+    assert caught.value.told_by == 0
+    good = Batch(torch.rand(2, 2), torch.zeros(2, dtype=torch.int64), torch.ones(2))
+    assert "replaced" not in evaluate(nn.Identity(), Loader([good]), lambda images, draws: images, Group(0, 1), CPU)

@@ -4,6 +4,7 @@ import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from rankrun.config import resolve
 from rankrun.config.settings import Optim
-from rankrun.errors import BadInput, OrderError
+from rankrun.errors import BadInput, OrderError, SaveError
 from rankrun.runfolder import RunFolder, read_json_lines
 from rankrun.training.hashes import tensors_sha256
 from rankrun.training.journal import Journal
@@ -26,9 +27,13 @@ from rankrun.training.progress import Progress
 class Rows:
     rows: torch.Tensor
     replaced: list[tuple[int, int]] = field(default_factory=list)
+    state_after: dict[str, Any] | None = None
 
 
 class Loader:
+    steps_per_epoch = 2
+    bad_limit = 1
+
     def expected_sums(self, epoch: int) -> list[int]:
         return [4, 6, 14]
 
@@ -42,7 +47,7 @@ def journal(tmp_path: Path, attempt: int = 0) -> tuple[Journal, io.StringIO, Run
     settings = resolve(tmp_path / "a.yaml", ["train.log_every_steps=2"])
     folder, stream = RunFolder(tmp_path / "run"), io.StringIO()
     run = Run(folder, attempt)
-    return Journal(run, Group(0, 1), Log(0, stream), settings, steps_per_epoch=2, done=0), stream, folder
+    return Journal(run, Group(0, 1), Log(0, stream), settings, Loader(), "train.txt:{}".format, done=0), stream, folder
 
 
 def test_lines_and_audit(tmp_path: Path) -> None:
@@ -62,11 +67,11 @@ def test_lines_and_audit(tmp_path: Path) -> None:
 def test_an_epoch_must_be_what_its_order_says(tmp_path: Path) -> None:
     told, _, _ = journal(tmp_path)
     good = {"epoch": 0, "position": 4, "sums": [4, 6, 14], "replaced": 0}
-    told.check_epoch(Progress(2, 0, 4, good), Loader(), str)
+    told.check_epoch(Progress(2, 0, 4, good))
     with pytest.raises(OrderError, match=r"epoch 0: .* is \(4, 6, 13\), it must be \(4, 6, 14\); rows were lost"):
-        told.check_epoch(Progress(2, 0, 4, good | {"sums": [4, 6, 13]}), Loader(), str)
+        told.check_epoch(Progress(2, 0, 4, good | {"sums": [4, 6, 13]}))
     with pytest.raises(BadInput, match="2 replaced"):
-        told.check_epoch(Progress(2, 0, 4, good | {"replaced": 2}), Loader(), str)
+        told.check_epoch(Progress(2, 0, 4, good | {"replaced": 2}))
 
 
 def test_bad_samples_stand_there_once(tmp_path: Path) -> None:
@@ -74,7 +79,7 @@ def test_bad_samples_stand_there_once(tmp_path: Path) -> None:
     for attempt in range(2):
         told, stream, folder = journal(tmp_path, attempt)
         told.add(Rows(torch.tensor([3]), [(3, 1)]), torch.tensor(0.0))
-        told.check_epoch(Progress(2, 0, 4, state), Loader(), "train.txt:{}".format)
+        told.check_epoch(Progress(2, 0, 4, state))
         assert "1 samples of epoch 1 could not be read" in stream.getvalue()
     assert folder.bad_samples_file.read_text() == "epoch,row,place,shown_instead\n0,3,train.txt:3,1\n"
 
@@ -89,3 +94,56 @@ def test_the_end(tmp_path: Path) -> None:
     assert (final["step"], final["epoch"], final["metrics"]) == (4, 2, {"top1": 0.5, "loss": None})
     assert final["weights_sha256"] == tensors_sha256(model.state_dict())
     assert folder.curves_file.exists()
+
+
+def test_too_many_bad_samples_end_the_run_at_the_next_line_and_are_listed(tmp_path: Path) -> None:
+    told, _, folder = journal(tmp_path)
+    told.add(Rows(torch.tensor([3]), [(3, 1)], {"replaced": 1}), torch.tensor(0.0))
+    told.step(Progress(0, 0, 0), 0.1)
+    told.add(Rows(torch.tensor([4]), [(4, 2)]), torch.tensor(0.0))
+    told.add(Rows(torch.tensor([5]), [], {"replaced": 2}), torch.tensor(0.0))
+    with pytest.raises(BadInput, match="2 replaced") as caught:
+        told.step(Progress(1, 0, 2), 0.1)
+    assert caught.value.told_by == 0
+    assert folder.bad_samples_file.read_text().splitlines()[1:] == ["0,3,train.txt:3,1", "0,4,train.txt:4,2"]
+
+
+def test_before_a_save_bad_samples_are_listed_also_late(tmp_path: Path) -> None:
+    told, stream, folder = journal(tmp_path)
+    told.add(Rows(torch.tensor([3]), [(3, 1)]), torch.tensor(0.0))
+    folder.bad_samples_file.mkdir()
+    told.settle(Progress(1, 0, 2))
+    assert "could not be written" in stream.getvalue()
+    folder.bad_samples_file.rmdir()
+    told.settle(Progress(2, 1, 0))
+    assert folder.bad_samples_file.read_text().splitlines()[1:] == ["0,3,train.txt:3,1"]
+
+
+def test_without_its_audit_a_run_stops_before_the_next_line_or_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rankrun.runfolder.lines.JsonLines.write", full)
+    told, _, _ = journal(tmp_path)
+    told.step(Progress(0, 0, 0), 0.1)
+    with pytest.raises(SaveError, match=r"the audit of rank 0 could not be written: .*No space") as caught:
+        told.settle(Progress(1, 0, 2))
+    assert caught.value.told_by == 0
+    with pytest.raises(SaveError, match="the audit of rank 0"):
+        told.step(Progress(1, 0, 2), 0.1)
+
+
+def test_a_disk_that_refuses_the_picture_or_the_end(tmp_path: Path) -> None:
+    told, stream, folder = journal(tmp_path)
+    model = nn.Linear(1, 1)
+    optimiser = build_optimiser(model, Optim())
+    told.evaluated(Progress(4, 2), {"top1": 0.5})
+    folder.curves_file.mkdir()
+    told.finish(Progress(4, 2), {}, model, optimiser)
+    assert "curves.png could not be drawn" in stream.getvalue()
+    folder.final_file.unlink()
+    folder.final_file.mkdir()
+    with pytest.raises(SaveError, match=r"final.json could not be written: .*the same command goes on"):
+        told.finish(Progress(4, 2), {}, model, optimiser)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 
 from rankrun.config import resolve
-from rankrun.errors import ConfigError, OptionError, RunFolderError, WorldError
-from rankrun.training.opening import Options, open_run, read_options, read_settings
+from rankrun.errors import ConfigError, OptionError, RunFolderBusy, RunFolderError, WorldError
+from rankrun.training.opening import Options, _heartbeat, open_run, read_options, read_settings
 from rankrun.training.process_group import Group
 
 ALONE = Group(0, 1)
@@ -77,3 +78,35 @@ def test_under_a_launcher_nothing_is_claimed(options: Options, tmp_path: Path) -
         open_run(options, settings, {"RANKRUN_RUN_DIR": "x"}, ALONE, []),
     ):
         pass
+
+
+def test_the_heart_beats_on_until_another_launch_holds_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left: list[int] = []
+    monkeypatch.setattr("rankrun.training.opening._HEARTBEAT_S", 0.001)
+    monkeypatch.setattr("rankrun.training.opening.leave", lambda code: (left.append(code), ended.set()))
+    answers: list[Exception | None] = [OSError(5, "Input/output error"), None, OSError(5, "Input/output error")]
+    answers += [RunFolderBusy("another launch holds it")]
+    ended = threading.Event()
+
+    def beat() -> None:
+        if answers and (answer := answers.pop(0)) is not None:
+            raise answer
+
+    with _heartbeat(beat):
+        assert ended.wait(10)
+    assert left == [2]
+    assert "E105 another launch holds it" in capsys.readouterr().err
+
+
+def test_a_folder_that_can_not_be_let_go_of_is_no_failure(
+    options: Options, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rankrun.runfolder.Claim.release", full)
+    with open_run(options, resolve(options.config), {}, ALONE, ["train.py"]):
+        pass
+    assert "could not be let go of" in capsys.readouterr().err

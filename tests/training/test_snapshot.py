@@ -118,7 +118,7 @@ def test_a_kill_at_any_call_leaves_the_older_or_the_newer_whole(folder: RunFolde
         assert set(snapshot_steps(folder)) <= {4, 8}
         assert not [entry for entry in folder.checkpoints.iterdir() if "tmp" in entry.name]
         if step == 8:
-            prune_snapshots(folder, 4, 1, None)
+            prune_snapshots(folder, 4, 1, None, [4])
     assert number > 8
     assert newest(folder) == (8, [])
 
@@ -180,11 +180,11 @@ def test_begin_clears_leftovers_and_a_final_file(folder: RunFolder) -> None:
 def test_the_newest_and_the_best_are_kept(folder: RunFolder) -> None:
     for step in (4, 8, 12, 16):
         write(folder, step)
-    assert prune_snapshots(folder, 16, keep=2, best_step=4) == [8]
+    assert prune_snapshots(folder, 16, 2, best_step=4, good=[4, 8, 12, 16]) == [8]
     assert snapshot_steps(folder) == [4, 12, 16]
     (snapshot_path(folder, 16) / "a.bin").unlink()
     with pytest.raises(CheckpointError, match=r"a\.bin can't be read"):
-        prune_snapshots(folder, 16, keep=1, best_step=None)
+        prune_snapshots(folder, 16, 1, best_step=None, good=[12, 16])
     assert snapshot_steps(folder) == [4, 12, 16]
 
 
@@ -192,7 +192,17 @@ def test_what_lies_beyond_goes(folder: RunFolder) -> None:
     for step in (4, 8, 12):
         write(folder, step)
     (snapshot_path(folder, 12) / "a.bin").unlink()
-    assert prune_snapshots(folder, 8, keep=2, best_step=None) == [12]
+    assert prune_snapshots(folder, 8, 2, best_step=None, good=[4, 8]) == [12]
+
+
+def test_only_what_is_known_to_be_good_counts_as_kept(folder: RunFolder) -> None:
+    for step in (30, 40, 50, 57):
+        write(folder, step)
+    (snapshot_path(folder, 57) / "a.bin").write_text("damaged")
+    write(folder, 60)  # by an attempt that passed 57 over and went on from 50
+    assert prune_snapshots(folder, 60, 3, best_step=None, good=[50, 60]) == [57]  # 30 or 40 may still be needed
+    assert prune_snapshots(folder, 60, 2, best_step=None, good=[50, 60]) == [30, 40]
+    assert snapshot_steps(folder) == [50, 60]
 
 
 def test_link_is_replaced_in_one_piece_and_is_relative(folder: RunFolder) -> None:
