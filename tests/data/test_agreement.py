@@ -17,8 +17,10 @@ Write = Callable[..., Path]
 
 
 def test_all_ranks_get_the_same_facts(pictures: Any, as_world: World) -> None:
+    meta = pictures.meta(9)  # once: a rank must not read it while another's thread writes it anew
+
     def act(rank: int, gather: Any) -> object:
-        dataset = open_dataset(pictures.meta(9), rank=rank, world_size=3)
+        dataset = open_dataset(meta, rank=rank, world_size=3)
         return prepare(dataset, rank=rank, world_size=3, gather=gather)
 
     facts = as_world(3, act)
