@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -15,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 300.0  # an outer limit: a hang is a failed test and not a stuck suite
+_LOOK_S = 0.01
 _MARK = "RANKRUN_TEST_MARK"
 
 
@@ -63,10 +65,12 @@ class Command:
         """Wait for something that the command does; fails if it ends or the limit passes first."""
         deadline = time.monotonic() + LIMIT_S
         while not happened():
-            ended = self.process.poll() is not None
-            if ended and not happened():
-                self.wait()
-                raise AssertionError(f"ended with {self.process.returncode} before {what}:\n{self.output}")
+            # Waiting for its end in between leaves the processor to the processes that are watched.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(_LOOK_S)
+                if not happened():
+                    self.wait()
+                    raise AssertionError(f"ended with {self.process.returncode} before {what}:\n{self.output}")
             assert time.monotonic() < deadline, f"no {what} within {LIMIT_S:g} s"
 
 
