@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +17,7 @@ from rankrun.runfolder import RunFolder, read_json_lines
 from rankrun.training.metrics import read_metrics
 from rankrun.training.schedule import learning_rates
 from rankrun.training.snapshot import snapshot_steps
+from tests.system.doors import Doors, clean_environment
 from tests.training.helpers import ROOT, end_of, start_ranks, write_digits
 
 EPOCHS, CUT = 2, 36  # 44 rows in steps of 9
@@ -176,16 +175,13 @@ def test_torchrun_restarts_a_killed_rank(config: Path, undisturbed: object, tmp_
     script.write_text(DISTURBED.replace('os.environ["RANK"] in who', f'os.environ["RANK"] in who {once}'))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
     words = [str(config), "checkpoint.every_steps=2", "--runs", str(config.parent / "runs"), "--name", name]
-    end = subprocess.run(
-        [*torchrun, str(script), str(int(signal.SIGKILL)), "3", who, *words],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    assert end.returncode == 0, end.stdout + end.stderr
-    assert "goes on from" in end.stdout
+    killing = [*torchrun, str(script), str(int(signal.SIGKILL)), "3", who, *words]
+    command = Doors(ROOT, clean_environment()).start(killing, {"PYTHONPATH": str(ROOT)})
+    try:
+        assert command.wait() == 0, command.output
+    finally:
+        command.kill_all()  # torchrun's ranks outlive it where it is killed at the limit
+    assert "goes on from" in command.output
     assert hashes(RunFolder(config.parent / "runs" / name)) == undisturbed
 
 
