@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -153,9 +154,12 @@ def _watch(plan: RunPlan, claimed: Claim, workers: Workers, screen: Screen) -> i
 
 def _let_go(claimed: Claim, code: int, screen: Screen) -> None:
     folder = claimed.folder
-    begun = folder.final_file.exists() or any(folder.checkpoints.glob("step-*"))
+    # A line of metrics or audit says that a step was done; such a run is kept.
+    written = [folder.final_file, folder.metrics_file, *folder.audit.glob("rank-*.jsonl")]
+    begun = any(file.exists() and file.stat().st_size for file in written) or any(folder.checkpoints.glob("step-*"))
     if code == ExitCode.BAD_INPUT and not begun:
         # A mistake that only the ranks could see. The mended config must not meet a run folder of the broken one.
+        shutil.rmtree(folder.audit, ignore_errors=True)  # opened, but without a line
         claimed.withdraw()
         return
     try:

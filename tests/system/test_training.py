@@ -188,3 +188,21 @@ def test_ctrl_c_and_sigterm_save_and_leave(doors, digits, tmp_path, number, code
     assert command.wait() == code, command.output
     (saved,) = (tmp_path / "run/checkpoints").iterdir()
     assert int(saved.name.removeprefix("step-")) % STEPS_PER_EPOCH != 0
+
+
+@pytest.mark.parametrize("audit", ["true", "false"])
+def test_a_mistake_before_the_first_step_leaves_nothing_and_one_after_it_a_run_that_goes_on(
+    doors, digits, tmp_path, audit
+):
+    lines = (digits / "train.txt").read_text().splitlines()[:48]
+    (tmp_path / "train.txt").write_text("".join(f"{digits}/{line}\n" for line in [*lines[:-1], "no-such.png 1"]))
+    words = [f"data.train={tmp_path}/train.txt", "data.allow_outside_root=true", f"data.audit={audit}"]
+    words += ["data.workers=0", "train.log_every_steps=1"]
+    early = launch(doors, digits, tmp_path / "early", "run", 1, *words, "train.global_batch=48")
+    assert early.wait() == 2, early.output
+    assert not (tmp_path / "early").exists()
+    for _ in range(2):
+        late = launch(doors, digits, tmp_path / "late", "run", 1, *words, "train.global_batch=2", "train.epochs=9")
+        assert late.wait() == 2, late.output
+        assert "no-such.png" in late.output
+        assert (tmp_path / "late/run/config.yaml").exists()
