@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description="Writes what a trained model sees in images to a CSV.")
     parser.add_argument("checkpoint", type=Path, help="a checkpoint's folder, or a run's (its best, else its latest)")
     parser.add_argument("sources", nargs="+", type=Path, metavar="SOURCE",
-                        help="images, folders, lists (a line per image: 'path' or 'path label')")  # fmt: skip
+                        help="images, folders, tars, lists (lines 'path' or 'path label', CSV, …)")  # fmt: skip
     parser.add_argument("--out", type=Path, help="default: predictions.csv in the run's folder; none for one picture")
     parser.add_argument("--root", type=Path, help="what paths in lists are relative to (default: the list's folder)")
     parser.add_argument("--allow-outside-root", action="store_true", help="images may lie outside of the root")
@@ -103,8 +103,9 @@ def predict(options: argparse.Namespace) -> None:
                 if waiting and (len(waiting) == options.batch or waiting[-1][1].shape != image.shape):
                     yield from look(waiting)
                     waiting = []
-                place = str(meta.root_of(row) / meta.parse(row)[0])
-                waiting.append(([place, classes[label] if labelled else ""], image, draws))
+                place = str(meta.root_of(row) / meta.record(row).written)
+                known = labelled and isinstance(label, int)  # of several labels none is *the* one to compare with
+                waiting.append(([place, classes[label] if known else ""], image, draws))
         if waiting:
             yield from look(waiting)
 
@@ -184,6 +185,8 @@ def write_csv(path: Path | None, header: list[str], rows: Iterator[list[str]]) -
     if path is None:
         list(rows)
         return
+    if path.exists() and not path.is_file():  # the rename would take the place of a device
+        raise OptionError(f"--out {path}: is no regular file")
     begun = f".{path.name}.tmp-"
     temporary = path.with_name(f"{begun}{os.getpid()}")
     try:

@@ -18,8 +18,6 @@ from rankrun.training.opening import Options, open_run, read_options, read_setti
 from rankrun.training.reporting import report_errors
 from rankrun.world import World
 
-READING = {"mode", "root", "channels", "decoder", "on_error", "bad_budget", "allow_outside_root"}
-
 
 def main() -> int:
     with report_errors(os.environ, debug="--debug" in sys.argv or os.environ.get("RANKRUN_DEBUG") == "1"):
@@ -43,6 +41,7 @@ def train(options: Options, world: World, settings: Settings, notice: Notice) ->
     from rankrun.training.process_group import process_group
     from rankrun.training.schedule import learning_rates
     from rankrun.training.step import Rehearsal, distribute, gradients_wait, seed_micro_batch, share_of_loss
+    from rankrun.training.supported import one_label_each
 
     log = Log(world.rank)
     beat = Beat.open(os.environ.get("RANKRUN_BEAT"))
@@ -53,24 +52,25 @@ def train(options: Options, world: World, settings: Settings, notice: Notice) ->
 
         # Data: every rank opens its part, and all make sure that it is the same data.
         data, ranks = settings.data, {"rank": group.rank, "world_size": group.world_size}
-        reading = data.model_dump(include=READING) | {"seed": settings.seed} | ranks
+        reading = data.reading() | {"seed": settings.seed, "cache": options.runs / ".index"} | ranks
         loading = data.model_dump(include={"workers", "worker_start"}) | {"pin_memory": device.type == "cuda"} | ranks
 
-        def open_part(source: Any, transforms: str, classes: Any, tail: str) -> Any:
+        def open_part(source: Any, transforms: str) -> Any:
             built = build_transforms(getattr(data, transforms), data.channels, name=f"data.{transforms}")
-            return open_dataset(source, transform=built, classes=classes, tail=tail, **reading)
+            return one_label_each(open_dataset(source, transform=built, **reading))
 
-        train_set = group.together(lambda: open_part(data.train, "train_transforms", data.classes, "drop"))
+        train_set = group.zero_first(lambda: open_part(data.train, "train_transforms"))
         facts = prepare(train_set, gather=group.gather, **ranks)
         loading |= settings.train.model_dump(include={"global_batch", "micro_batch"})
-        loader = group.together(lambda: build_loader(train_set, **loading))
+        loader = group.together(lambda: build_loader(train_set, epochs=settings.train.epochs, **loading))
         if data.val is not None:
-            val_set = group.together(lambda: open_part(data.val, "eval_transforms", facts["classes"], "mask"))
+            reading |= {"classes": facts["classes"], "tail": "mask", "order": "row", "exclude": None}
+            val_set = group.zero_first(lambda: open_part(data.val, "eval_transforms"))
             facts["val"] = prepare(val_set, gather=group.gather, **ranks)
             loading |= {"global_batch": settings.eval.global_batch or settings.train.global_batch, "shuffle": False}
             val_loader = group.together(lambda: build_loader(val_set, **loading))
-            trial = build_loader(val_set, **loading | {"workers": 0})
-            group.together(lambda: next(trial.epoch(0)))  # a mistake in eval_transforms shows now, not in an hour
+            trial = build_loader(val_set, **loading | {"workers": 0}).epoch(0)
+            group.together(lambda: next(trial))  # a mistake in eval_transforms shows now, not in an hour
 
         # Model, optimiser, learning rate: the seed is the only source of the weights.
         torch.manual_seed(settings.seed)
@@ -83,7 +83,7 @@ def train(options: Options, world: World, settings: Settings, notice: Notice) ->
 
         # The run folder, and from it the latest whole checkpoint, to the bit; or a start from nothing.
         run = ways_out.enter_context(open_run(options, settings, os.environ, group, sys.argv))
-        log.say(world.note, *run.notes)
+        log.say(world.note, *run.notes, *train_set.told)
         if run.finished:
             return ExitCode.DONE
         checkpoints = Checkpoints(run, group, log, beat, keep=settings.checkpoint.keep)

@@ -1,32 +1,80 @@
-"""`python -m data check META…` and `python -m data inspect META…`; in the wheel `python -m rankrun.data …`."""
+"""The verbs `index`, `check`, `inspect`, `pack` and `where`: `python -m data VERB META…`, in the wheel
+`python -m rankrun.data VERB META…`, and through the launcher `launch.py data VERB META…|CONFIG`."""
 
 from __future__ import annotations
 
 import argparse
-import json
+import io
 import os
+import re
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from .errors import DataError, OptionError, counted
+from . import verbs
+from .errors import DataError, OptionError
+from .verbs import PROG
 
-# as people call it: the launcher hands its verb `data` on to this module
-PROG = "rankrun data" if __package__ == "rankrun.data" else "launch.py data"
+INTERRUPTED = 130
+
+_PLAIN = str.maketrans({"█": "#", "…": "..."} | dict.fromkeys("▏▎▍▌▋▊▉"))
+_SIZE = re.compile(r"([0-9]+)\s*([kmgt]?)(i?b)?", re.ASCII | re.IGNORECASE)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs one verb; returns the exit code: 0, or 2 with one line per problem on stderr."""
+    """Runs one verb; returns the exit code: 0, 2 with one line per problem on stderr, 130 after Ctrl-C."""
     try:
-        options = _parser().parse_args(argv)
-        lines = _check(options) if options.verb == "check" else _inspect(options)
+        return _run(_parser().parse_args(argv))
     except DataError as error:
-        for problem in error.problems:
-            print(f"{error.code} {problem}", file=sys.stderr)
+        complain(error)
         return error.exit_code
-    for line in lines:
-        print(line)
-    return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        _forget_stdout()  # whoever read our output has left
+        return 1
+
+
+def complain(error: DataError) -> None:
+    """One line per problem on stderr, whatever it quotes: a file's name may hold codes that move the cursor."""
+    for problem in error.problems:
+        print(f"{error.code} {printable(problem)}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
+
+
+def drawable(text: str, encoding: str | None) -> str:
+    """Text with bars that a terminal of this encoding can show."""
+    try:
+        text.encode(encoding or "ascii")
+    except UnicodeEncodeError:
+        return text.translate(_PLAIN)
+    return text
+
+
+def _forget_stdout() -> None:
+    """Python would complain once more when it flushes at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run(options: argparse.Namespace) -> int:
+    outcome: verbs.Outcome = getattr(verbs, options.verb)(options)
+    for problem in outcome.problems:
+        complain(problem)
+    try:
+        for line in outcome.lines:
+            print(drawable(printable(line), sys.stdout.encoding))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a full disk behind `> file`
+        print(f"can't write to stdout: {error.strerror}", file=sys.stderr)
+        _forget_stdout()
+        return 1
+    return outcome.exit_code
 
 
 class _Parser(argparse.ArgumentParser):
@@ -37,104 +85,90 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog=PROG, description="Looks at meta files and class folders; writes nothing.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="check|inspect")
-    check = verbs.add_parser("check", help="is every row good, and every image there?")
+    parser = _Parser(prog=PROG, description="About meta files, class folders, tars and Parquet files.")
+    named = parser.add_subparsers(dest="verb", required=True, metavar="index|check|inspect|pack|where")
+    index = named.add_parser("index", help="read it once, ahead of a run; says what it holds")
+    check = named.add_parser("check", help="is every row good, and what it names there?")
+    look = named.add_parser("inspect", help="number of batches, their shapes, a picture of samples")
+    pack = named.add_parser("pack", help="copy images into tar shards, with a meta file of where each is")
+    where = named.add_parser("where", help="which step and rank sees a row; which rows were in a step")
+
     depth = check.add_mutually_exclusive_group()
     depth.add_argument("--head", action="store_true", help="only the first and last 1,000 lines, as a launch does")
     depth.add_argument("--decode", action="store_true", help="decode every image too")
-    look = verbs.add_parser("inspect", help="number of batches, and their shapes")
+    check.add_argument("--facts", action="store_true", help=argparse.SUPPRESS)  # --head for `plan`: one line of JSON
+    check.add_argument(
+        "--against", metavar="META", action="append", help="another set, as that of training: which files are in both?"
+    )
+    check.add_argument("--clean", metavar="OUT", help="write the good rows, each once, to this new file")
+
     look.add_argument("--transforms", metavar="JSON", help="a list as a config has it (default: none)")
     look.add_argument("--channels", type=int, default=3, choices=(1, 3))
-    for verb in (check, look):
+    look.add_argument("--clip-frames", type=int, metavar="T", help="frames of a sample, where rows are clips")
+    look.add_argument("--grid", metavar="FILE.png", help="draw the first samples as training would see them")
+
+    pack.add_argument(
+        "--out", metavar="FOLDER", help="folder of the shards (or name it last, behind META); given again it goes on"
+    )
+    pack.add_argument("--shard-bytes", metavar="SIZE", type=size_of, default=256 << 20, help="default: 256MiB")
+    pack.add_argument("--resize", metavar="PIXELS", type=int, help="shrink images to this length of their shorter side")
+
+    pack.add_argument(
+        "--on-error", choices=("raise", "skip"), default="raise", help="skip leaves out what can't be read"
+    )
+
+    asked = where.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--row", type=int, metavar="N", help="when is this row served, and to whom?")
+    asked.add_argument("--step", type=int, metavar="S", help="which rows are in this step of the run (or of --epoch)?")
+    where.add_argument("--epoch", type=int, metavar="E", help="default: for --row 0, for --step the step's own")
+    where.add_argument("--micro-batch", type=int, metavar="M", help="samples that one rank computes at once")
+
+    for verb in (check, pack):
+        verb.add_argument("--processes", type=int, metavar="N", help="default: one per processor")
+    for verb in (check, look, where):
         verb.add_argument(
-            "meta",
-            nargs="+",
-            metavar="META",
-            help=f"a meta file, several, or a folder of class folders ('{PROG}' takes a CONFIG here as well)",
+            "--global-batch", type=int, required=verb is where, metavar="G", help="samples per step over all ranks"
         )
-        verb.add_argument("--classes", help="a number, a file of names, or names with commas between them")
-        verb.add_argument("--root", help="the folder that paths are relative to (default: the meta file's)")
-        verb.add_argument("--allow-outside-root", action="store_true", help="absolute paths and ../ are fine")
-        verb.add_argument("--global-batch", type=int, help="samples per step over all ranks")
-        verb.add_argument("--world-size", type=int, default=1, help="number of ranks")
+        verb.add_argument("--world-size", type=int, default=1, metavar="W", help="number of ranks")
+        verb.add_argument("--order", choices=("row", "block"), default="row", help="as data.order")
+    for verb in (look, where):
+        verb.add_argument("--seed", type=int, default=0)
+        verb.add_argument("--tail", choices=("drop", "pad", "mask"), default="drop", help="the end of an epoch")
+    for verb in (index, check, look, pack, where):
+        _add_source(verb)
     return parser
 
 
-def _check(options: argparse.Namespace) -> list[str]:
-    from .check import check_head, check_whole
-    from .split import Split
-
-    source, classes = _source(options.meta), _classes(options.classes)
-    told = " ".join(options.meta)
-    if options.head:
-        rows = check_head(
-            source,
-            classes=classes,
-            allow_outside_root=options.allow_outside_root,
-            global_batch=options.global_batch,
-            world_size=options.world_size,
-        )
-        return [f"{told}: class folders are good" if rows is None else f"{told}: good at both ends, {_rows(rows)}"]
-    meta = check_whole(
-        source,
-        root=options.root,
-        classes=classes,
-        allow_outside_root=options.allow_outside_root,
-        decode=options.decode,
+def _add_source(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "meta",
+        nargs="+",
+        metavar="META",
+        help="a meta file, several, a glob, a folder of class folders, tars, or a Parquet file "
+        f"('{PROG}' takes a CONFIG here as well)",
     )
-    if options.global_batch is not None:
-        Split(meta.n, options.global_batch, options.world_size, 0)
-    looked = "every image was decoded" if options.decode else "lines and files; --decode opens every image too"
-    classes_told = counted(meta.num_classes, "class", "classes")
-    return [f"{told}: good, {_rows(meta.n)}, {classes_told}, fingerprint {meta.fingerprint} ({looked})"]
+    group = verb.add_argument_group("how META is read; by default each is found by looking")
+    group.add_argument("--classes", help="a number, a file of names, or names with commas between them")
+    group.add_argument("--root", help="the folder that paths are relative to (default: the meta file's)")
+    group.add_argument("--allow-outside-root", action="store_true", help="absolute paths and ../ are fine")
+    group.add_argument("--format", metavar="NAME", help="lines, frames, csv, tsv or jsonl")
+    group.add_argument("--columns", metavar="path=A,label=B", help="columns by name or number (from 0)")
+    group.add_argument("--exclude", metavar="FILE", action="append", help="row numbers to leave out")
+    group.add_argument("--cache", metavar="FOLDER", help="for indexes that can't lie beside their file, and lists")
 
 
-def _rows(number: int) -> str:
-    return counted(number, "row")
-
-
-def _inspect(options: argparse.Namespace) -> list[str]:
-    from .inspection import inspect
-
-    settings = {
-        "root": options.root,
-        "classes": _classes(options.classes),
-        "channels": options.channels,
-        "allow_outside_root": options.allow_outside_root,
-    }
-    transforms = [] if options.transforms is None else _json("--transforms", options.transforms)
-    if not isinstance(transforms, list):
-        raise OptionError(f"--transforms {options.transforms}: is a JSON list, as in '[\"ToTensor\"]'")
-    batch = options.global_batch or 8 * options.world_size
-    return inspect(
-        _source(options.meta), settings, transforms=transforms, global_batch=batch, world_size=options.world_size
-    )
-
-
-def _source(paths: list[str]) -> str | list[str]:
-    if config := next((path for path in paths if path.endswith((".yaml", ".yml"))), None):
-        raise OptionError(f"{config} is a config: '{PROG}' reads those, here stands a meta file")
-    if len(paths) > 1 and (folder := next((path for path in paths if os.path.isdir(path)), None)):
-        raise OptionError(f"{folder} is a folder: give one folder of class folders alone, or meta files")
-    return paths[0] if len(paths) == 1 else paths
-
-
-def _classes(given: str | None) -> int | str | list[str] | None:
-    if given is None or (given.isascii() and given.isdigit()):
-        return None if given is None else int(given)
-    if given.startswith(("[", '"')):  # as JSON, for names that hold commas
-        names: str | list[str] = _json("--classes", given)
-        return names
-    return given.split(",") if "," in given else given
-
-
-def _json(option: str, given: str) -> Any:
-    try:
-        return json.loads(given)
-    except ValueError as error:
-        raise OptionError(f"{option} {given}: is no JSON: {error}") from None
+def size_of(text: str) -> int:
+    """Bytes of "256MiB", "1GB", "1000"; a letter without an i counts in thousands."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None or int(found[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size, as in 256MiB, 1GB or 5000000")
+    base = 1024 if (found[3] or "").lower() == "ib" else 1000
+    power = " kmgt".index(found[2].lower() or " ")
+    return int(found[1]) * int(base**power)
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that knows no "…" is no reason to fail
     sys.exit(main(sys.argv[1:]))

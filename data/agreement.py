@@ -43,8 +43,8 @@ def prepare(
 ) -> dict[str, Any]:
     """Checks the data on every rank and returns what must not change over a run, as plain builtins.
 
-    {"version", "n", "fingerprint", "classes", "channels", "decoder"}; the last two for a dataset only. Raises the
-    same DataError on all ranks: of what one of them found, or DisagreementError where they differ.
+    {"version", "n", "fingerprint", "classes", "channels", "decoder", "order"}; the last three for a dataset only.
+    Raises the same DataError on all ranks: of what one of them found, or DisagreementError where they differ.
     """
 
     def look() -> dict[str, Any]:
@@ -58,7 +58,7 @@ def prepare(
             "classes": list(meta.classes),
         }
         if not isinstance(found, MetaFile):
-            facts |= {"channels": found.channels, "decoder": found.decoder.identity}
+            facts |= {"channels": found.channels, "decoder": found.decoder.identity, "order": found.order}
         return facts
 
     facts = agree(look, gather=gather)

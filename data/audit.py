@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .order import CHUNK, Permutation, rows_at
+from .feistel import CHUNK
+from .order import Order, Permutation, rows_at
 
 Sums = tuple[int, int, int]
 
@@ -28,12 +29,14 @@ class EpochAudit:
         self.sums = add_sums(self.sums, _sums_of(rows))
 
 
-def expected_sums(n: int, *, seed: int, epoch: int, cut: int, shuffle: bool = True) -> Sums:
+def expected_sums(n: int, *, seed: int, epoch: int, cut: int, shuffle: bool = True, order: Order | None = None) -> Sums:
     """What the sums over all ranks must come to after positions 0 … cut - 1 of an epoch.
 
-    Whole passes over all rows have a closed form; only what lies between `cut` and the nearest whole pass is walked.
+    Without an `order` it is the Permutation of (n, seed, epoch), and the file's own unless `shuffle`. Whole passes
+    over all rows have a closed form; only what lies between `cut` and the nearest whole pass is walked.
     """
-    order = Permutation(n, seed=seed, epoch=epoch) if shuffle else None
+    if order is None and shuffle:
+        order = Permutation(n, seed=seed, epoch=epoch)
     passes, left = divmod(cut, n)
     total = n - 1
     whole = (n, n * total // 2, n * total * (2 * n - 1) // 6)
@@ -44,7 +47,7 @@ def expected_sums(n: int, *, seed: int, epoch: int, cut: int, shuffle: bool = Tr
         sums = tuple((passes + 1) * value for value in whole)
         sign, begin, end = -1, left, n
     for start in range(begin, end, CHUNK):
-        rows = rows_at(np.arange(start, min(start + CHUNK, end)), n, order)
+        rows = rows_at(range(start, min(start + CHUNK, end)), n, order)
         part = _sums_of(rows)
         sums = tuple(a + sign * b for a, b in zip(sums, part, strict=True))
     return _wrap(sums)

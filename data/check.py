@@ -1,125 +1,216 @@
-"""`data check`: is this meta file, or this tree of class folders, good? Needs numpy only, but to decode images."""
+"""`data check`: is every row of a meta file, or of a tree of class folders, good? Needs numpy only, but to decode."""
 
 from __future__ import annotations
 
 import os
-import stat
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from .errors import ImageError, OutsideRootError
-from .folder import check_folder, folder_meta
-from .meta import MetaFile, Source, check_ends
-from .split import Split
+import numpy as np
+import numpy.typing as npt
 
-Classes = int | Sequence[str] | str | None
-Rows = list[tuple[int, bytes]]  # (row, its line)
+from .crew import in_processes
+from .errors import MAX_PROBLEMS, DataError, OptionError, RowError
+from .looking import GOOD, KINDS, Look, Seen, pieces
+from .meta import MetaFile
+from .progress import Progress
 
-# A network's file system answers many at once. On a local disk threads only cost: 300,000 files took 2.6 s with one,
-# 5 s with 8, 9 s with 32, which wait for the interpreter's lock.
-STAT_THREADS = 8
-ROWS_AT_ONCE = 64
+ROWS_AT_ONCE, IMAGES_AT_ONCE = 1024, 64
+FEW_ROWS, FEW_IMAGES = 4096, 128  # so many are looked at here: a process costs more than they do
+PARTS = 16  # keys are sorted in so many parts, to need less memory at once
+
+Rows = npt.NDArray[np.int64]
+Keys = npt.NDArray[np.uint64]
 
 
-def check_head(
-    source: Source,
-    *,
-    classes: Classes = None,
-    allow_outside_root: bool = False,
-    global_batch: int | None = None,
-    world_size: int = 1,
-    tail: str = "drop",
-) -> int | None:
-    """What a launch checks, in well under a second: the first and last 1,000 lines, or the class folders.
+def _none() -> Rows:
+    return np.empty(0, np.int64)
 
-    With a global batch it is also made sure that an epoch has a step. Returns the number of rows, for class folders
-    None. Raises a DataError with everything that was found.
+
+@dataclass
+class Report:
+    """What a look at every row found.
+
+    kinds: uint8 per row, an index into looking.KINDS. counts: rows per label, int64 [num_classes]. problems: the
+    first as (row, error). repeats: rows that mean what an earlier row, the one in `repeated`, means already;
+    conflicts: how many of them have another label than that one. overlaps: rows whose file stands in `against` too,
+    there in row `overlapped`.
     """
-    if isinstance(source, str | os.PathLike) and os.path.isdir(source):
-        check_folder(source, classes=classes)
-        return None
-    rows = check_ends(source, classes=classes, allow_outside_root=allow_outside_root)
-    if global_batch is not None:
-        Split(rows, global_batch, world_size, 0, tail)
-    return rows
+
+    meta: MetaFile
+    kinds: npt.NDArray[np.uint8]
+    counts: npt.NDArray[np.int64]
+    problems: list[tuple[int, DataError]] = field(default_factory=list)
+    repeats: Rows = field(default_factory=_none)
+    repeated: Rows = field(default_factory=_none)
+    conflicts: int = 0
+    against: MetaFile | None = None
+    overlaps: Rows = field(default_factory=_none)
+    overlapped: Rows = field(default_factory=_none)
+
+    @property
+    def bad(self) -> int:
+        """How many rows can't be used."""
+        return int(np.count_nonzero(self.kinds))
+
+    @property
+    def found(self) -> dict[str, int]:
+        """How many rows there are of each kind that isn't good."""
+        tally = np.bincount(self.kinds, minlength=len(KINDS)).tolist()
+        return {kind: number for kind, number in zip(KINDS[1:], tally[1:], strict=True) if number}
+
+    @property
+    def left_out(self) -> npt.NDArray[np.bool_]:
+        """The rows that a clean list does without: bad ones, repeats, overlaps."""
+        out: npt.NDArray[np.bool_] = self.kinds != GOOD
+        out[self.repeats] = True
+        out[self.overlaps] = True
+        return out
+
+    def errors(self) -> list[DataError]:
+        """The first problems of each kind of look, in the order of the file: at most 20, and one that counts on."""
+        told = [error for _, error in self.problems[:MAX_PROBLEMS]]
+        if self.bad > len(told):
+            told.append(type(told[-1])(f"… and {self.bad - len(told):,} more"))
+        if self.against is not None and self.overlaps.size:
+            pairs = zip(self.overlaps.tolist(), self.overlapped.tolist(), strict=True)
+            lines = [f"{self.meta.place(row)}: also is {self.against.place(other)}" for row, other in pairs]
+            told += map(RowError, RowError(*lines).problems)
+        return told
 
 
-def check_whole(
-    source: Source,
+def check_rows(
+    meta: MetaFile,
     *,
-    root: str | None = None,
-    classes: Classes = None,
-    allow_outside_root: bool = False,
     decode: bool = False,
-) -> MetaFile:
-    """Checks every row, and then every image: that it is there, and with `decode` that it can be decoded.
+    against: MetaFile | None = None,
+    processes: int | None = None,
+    shows: bool = False,
+) -> Report:
+    """Looks at every row of a meta file, and at what it names: is that there, or, with `decode`, can it be decoded?
 
-    Writes nothing. Raises a DataError with the first 20 problems.
+    `against` is another set, that of training, say, whose files should not be among these. `shows` draws a bar where
+    stderr is a terminal. Writes nothing; 18 bytes per row in memory. Raises ChangedError, WorkerDiedError.
     """
-    if isinstance(source, str | os.PathLike) and os.path.isdir(source):
-        meta = folder_meta(source, classes=classes, allow_outside_root=allow_outside_root)
-    else:
-        meta = MetaFile(source, root=root, classes=classes, allow_outside_root=allow_outside_root)
-    meta.check_all()
-    check_images(meta, decode=decode)
-    return meta
+    report = Report(meta, np.zeros(meta.n, np.uint8), np.zeros(meta.num_classes, np.int64), against=against)
+    keys, labels = np.zeros(meta.n, np.uint64), np.zeros(meta.n, np.int64)
+    for rows, seen in _look(Look(meta, decode=decode), processes, "decoding" if decode else "checking", shows):
+        report.kinds[rows] = np.frombuffer(seen.kinds, np.uint8)
+        keys[rows] = np.frombuffer(seen.keys, np.uint64)
+        labels[rows] = np.frombuffer(seen.labels, np.int64)
+        for label, number in seen.counts.items():
+            report.counts[label] += number
+        report.problems = sorted([*report.problems, *seen.problems], key=lambda told: told[0])[:MAX_PROBLEMS]
+    report.repeats, report.repeated = repeats_in(keys)
+    report.conflicts = int(np.count_nonzero(labels[report.repeats] != labels[report.repeated]))
+    if against is not None:
+        report.overlaps, report.overlapped = _overlaps(keys, against, processes, shows)
+    return report
 
 
-def check_images(meta: MetaFile, *, decode: bool = False) -> None:
-    """Looks for the image of every row, or decodes it; raises ImageError with all that are not as they should be."""
-    look = _decoder(meta) if decode else _finder(meta)
+def repeats_in(keys: Keys) -> tuple[Rows, Rows]:
+    """(the rows, ascending, whose key stands in an earlier row; the first row with that key). Key 0 is no key.
 
-    def look_at(rows: Rows) -> list[str]:
-        return [problem for row, line in rows if (problem := look(row, line)) is not None]
-
-    problems: list[str] = []
-    threads = os.cpu_count() if decode else STAT_THREADS
-    # warnings are the process's: the decoder's own silence ends in one thread while another still decodes
-    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
-        warnings.simplefilter("ignore")
-        for batches in _batches(meta):
-            for found in pool.map(look_at, batches):
-                problems += found
-    if problems:
-        raise ImageError(*problems)
-
-
-def _batches(meta: MetaFile) -> Iterator[list[Rows]]:
-    """All rows, a few for each task, and the tasks of one chunk of the file at a time."""
-    for first, text, starts, stops in meta.chunks():
-        whole = text.tobytes()
-        rows = [
-            (first + index, whole[start:stop])
-            for index, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True))
-        ]
-        yield [rows[at : at + ROWS_AT_ONCE] for at in range(0, len(rows), ROWS_AT_ONCE)]
+    A sixteenth of the keys is sorted at a time. Two keys of different content are equal by chance once in 2^64 pairs.
+    """
+    later, first = [_none()], [_none()]
+    for part in range(PARTS):
+        rows = np.flatnonzero((keys >> np.uint64(60)) == part) if keys.size else _none()
+        rows = rows[keys[rows] != 0]
+        order = np.argsort(keys[rows], kind="stable")
+        rows = rows[order]
+        same = np.zeros(rows.size, np.bool_)
+        same[1:] = keys[rows[1:]] == keys[rows[:-1]]
+        begins = np.maximum.accumulate(np.where(same, 0, np.arange(rows.size)))
+        later.append(rows[same])
+        first.append(rows[begins[same]])
+    found, earlier = np.concatenate(later), np.concatenate(first)
+    order = np.argsort(found)
+    return found[order], earlier[order]
 
 
-def _finder(meta: MetaFile) -> Callable[[int, bytes], str | None]:
-    def look(row: int, line: bytes) -> str | None:
-        try:
-            facts = os.stat(os.path.join(meta.root_of(row), meta.parse(row, line)[0]))
-        except OSError as error:
-            return f"{meta.place(row)}: {error.strerror}"
-        if not stat.S_ISREG(facts.st_mode):
-            return f"{meta.place(row)}: no regular file"
-        return None if facts.st_size else f"{meta.place(row)}: the file has zero bytes"
+def _overlaps(keys: Keys, other: MetaFile, processes: int | None, shows: bool) -> tuple[Rows, Rows]:
+    """(the rows whose key stands in another set, the first row of that set that has it)."""
+    by_key = np.argsort(keys, kind="stable")
+    mine = keys[by_key]
+    first = np.full(keys.size, other.n, np.int64)
+    for rows, seen in _look(Look(other, files=False), processes, "comparing", shows):
+        theirs = np.frombuffer(seen.keys, np.uint64)
+        begin, end = np.searchsorted(mine, theirs, "left"), np.searchsorted(mine, theirs, "right")
+        for index in np.flatnonzero((end > begin) & (theirs != 0)).tolist():
+            hit = by_key[begin[index] : end[index]]
+            first[hit] = np.minimum(first[hit], rows.start + index)
+    found = np.flatnonzero(first < other.n)
+    return found, first[found]
 
-    return look
+
+def _look(look: Look, processes: int | None, title: str, shows: bool) -> Iterator[tuple[slice, Seen]]:
+    """What every piece of a meta file holds, in any order, looked at by as many processes as there are cores."""
+    meta = look.meta
+    at_once, few = (IMAGES_AT_ONCE, FEW_IMAGES) if look.decode else (ROWS_AT_ONCE, FEW_ROWS)
+    if processes is None:
+        processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    done = bad = 0
+    with Progress(title, meta.n, "rows", shows=shows) as bar:
+        for piece, seen in in_processes(look, pieces(meta, at_once), 1 if meta.n <= few else processes):
+            done += len(seen.kinds)
+            bad += len(seen.kinds) - seen.kinds.count(GOOD)
+            bar.to(done, f"{bad:,} bad" if bad else "")
+            yield slice(piece.first, piece.first + len(seen.kinds)), seen
 
 
-def _decoder(meta: MetaFile) -> Callable[[int, bytes], str | None]:
-    from .decode import ImageDecoder, UnreadableImage, resolve_decoder
-    from .sampling import SampleReader
+def write_clean(report: Report, out: str | os.PathLike[str]) -> int:
+    """Writes the lines of the good rows, as they stand there, to a new file; returns how many.
 
-    reader = SampleReader(meta, seed=0, transform=None, decoder=ImageDecoder(resolve_decoder().name))
+    Left out are bad rows, repeats of an earlier row, and rows that overlap with the other set; a header line stays.
+    The file appears whole or not at all. Raises OptionError if there is one already, if no row is good, if files have
+    different headers or folders to be relative to, and what the disk says.
+    """
+    path, keep = Path(out), ~report.left_out
+    refuse_existing(path)
+    if not keep.any():
+        raise OptionError(f"--clean {path}: not one row is good, so there is nothing to write")
+    head = _common_head(report.meta, path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        with open(unfinished, "xb") as file:
+            file.write(head)
+            for first, text, starts, stops in report.meta.chunks():
+                whole = text.tobytes()
+                for index in np.flatnonzero(keep[first : first + starts.size]).tolist():
+                    file.write(whole[starts[index] : stops[index]] + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(unfinished, path)
+    except OSError as error:
+        raise OptionError(f"--clean {path}: {error.strerror}; nothing was written") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return int(np.count_nonzero(keep))
 
-    def look(row: int, line: bytes) -> str | None:
-        try:
-            reader.pixels(row, line)
-        except (UnreadableImage, OutsideRootError) as error:
-            return str(error)
-        return None
 
-    return look
+def refuse_existing(out: str | os.PathLike[str]) -> None:
+    """Raises OptionError for a clean list that would take the place of something."""
+    if os.path.lexists(out):
+        raise OptionError(f"--clean {os.fspath(out)}: exists already and is not overwritten; name a new file")
+
+
+def _common_head(meta: MetaFile, out: Path) -> bytes:
+    """The header lines of a meta file; of several files, what all have in common must be everything."""
+    roots = {meta.root} if meta.root is not None else {file.path.parent for file in meta.files}
+    if len(roots) > 1:
+        told = ", ".join(sorted(map(str, roots)))
+        raise OptionError(
+            f"--clean {out}: the rows are relative to different folders ({told}); check one file at a time"
+        )
+    heads = set()
+    for file in meta.files:
+        lines = b""
+        if file.skip:
+            with open(file.path, "rb") as text:
+                lines = b"".join(text.readline() for _ in range(file.skip))
+        heads.add(lines)
+    if len(heads) > 1:
+        raise OptionError(f"--clean {out}: the files have different header lines; check one file at a time")
+    return heads.pop()

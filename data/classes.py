@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from .errors import ClassesError, counted
@@ -12,14 +14,22 @@ MOST_CLASSES = 10_000_000
 
 
 class Classes:
-    """Class names in the order of their labels. `by_number`: a label field is a number, whatever the names are."""
+    """Class names in the order of their labels. `by_number`: a label field is a number, whatever the names are.
 
-    def __init__(self, names: Sequence[str], *, by_number: bool = False) -> None:
-        self.names = tuple(names)
-        self._labels = {} if by_number else {name: label for label, name in enumerate(self.names)}
+    Numbered classes ("0", "1", …) are kept, and pickled, as their number.
+    """
+
+    def __init__(self, names: Iterable[str], *, by_number: bool = False) -> None:
+        self.by_number = by_number
+        self._names: tuple[str, ...] | None = tuple(names)
+        self._count = len(self._names)
+        if all(name == str(label) for label, name in enumerate(self._names)):
+            self._names = None
+        self._labels: dict[str, int] | None = None
         # Digits in a label field mean that label, unless a class is *named* by them and stands at another place.
-        self.numbers_are_labels = all(
-            not (name.isascii() and name.isdigit()) or name == str(label) for name, label in self._labels.items()
+        self.numbers_are_labels = by_number or all(
+            not (name.isascii() and name.isdigit()) or name == str(label)
+            for label, name in enumerate(self._names or ())
         )
 
     @classmethod
@@ -27,24 +37,54 @@ class Classes:
         """Classes "0" … "count - 1"."""
         if not 1 <= count <= MOST_CLASSES:
             raise ClassesError(f"{counted(count, 'class', 'classes')}: legal are 1 … {MOST_CLASSES}")
-        return cls([str(label) for label in range(count)])
+        classes = cls(())
+        classes._count = count
+        return classes
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether the names are the numbers of the labels."""
+        return self._names is None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names; of numbered classes they are made anew at every look."""
+        return tuple(map(str, range(self._count))) if self._names is None else self._names
 
     def __len__(self) -> int:
-        return len(self.names)
+        return self._count
 
     def label(self, field: str) -> int | None:
         """The label that a field means: a class name first, else a number below the number of classes."""
-        if (label := self._labels.get(field)) is not None:
-            return label
-        if field.isascii() and field.isdigit() and len(field) <= 18 and int(field) < len(self.names):
+        if self._names is not None and not self.by_number:
+            if self._labels is None:
+                self._labels = {name: label for label, name in enumerate(self._names)}
+            if (label := self._labels.get(field)) is not None:
+                return label
+        if field.isascii() and field.isdigit() and len(field) <= 18 and int(field) < self._count:
             return int(field)
         return None
 
     @property
     def told(self) -> str:
         """For messages: "3 classes (cat, dog, eel)"."""
-        shown = ", ".join(self.names[:5]) + (", …" if len(self.names) > 5 else "")
-        return f"{counted(len(self.names), 'class', 'classes')} ({shown})"
+        first = map(str, range(min(5, self._count))) if self._names is None else self._names[:5]
+        return f"{counted(self._count, 'class', 'classes')} ({', '.join(first)}{', …' if self._count > 5 else ''})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        if self._names is None:
+            return _unpacked, (self._count, self.by_number)
+        # 1,000 names as they stand are more than the 10 KB that a whole dataset should take
+        text = json.dumps(self._names, ensure_ascii=False, separators=(",", ":"))
+        return _unpacked, (zlib.compress(text.encode("utf-8", "surrogatepass"), 9), self.by_number)
+
+
+def _unpacked(names: bytes | int, by_number: bool) -> Classes:
+    if isinstance(names, bytes):
+        return Classes(json.loads(zlib.decompress(names).decode("utf-8", "surrogatepass")), by_number=by_number)
+    classes = Classes((), by_number=by_number)
+    classes._count = names
+    return classes
 
 
 Given = Classes | int | Sequence[str] | str | os.PathLike[str] | None

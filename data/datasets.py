@@ -12,20 +12,22 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
+from .blocks import BlockOrder, Blocks, Order, choose_blocks
+from .cost import cost
 from .decode import DecoderName, ImageDecoder, resolve_decoder
-from .errors import OptionError
-from .folder import folder_meta
+from .errors import ClassesError, OptionError
 from .meta import MetaFile, Source
 from .order import Permutation, rows_at
 from .sampling import Sample, SampleReader, kept_randomness
-from .shard import Shard, build_shard
+from .shard import Shard
+from .slots import ShardJob, Slots
 from .split import check_tail, check_world
 from .transforms import Transforms
 
@@ -33,14 +35,26 @@ Rows = npt.NDArray[np.int64]
 Transform = Transforms | Callable[[torch.Tensor], torch.Tensor]
 Load = Callable[[str], torch.Tensor]
 
+READS = ("shard", "direct")
 
-class ImageRows(Dataset[tuple[Any, int]]):
-    """What both datasets share: a meta file, a seed, and the way from a row to a sample.
 
-    `transform` is what build_transforms gives, or any callable from uint8 [C, H, W]; `load(path)` replaces reading
-    and decoding. What a Transforms does on the device is left to the caller: `dataset[i]` gives what the loader's
-    part of it makes. With on_error="replace" an unreadable image gives way to another row, drawn by (seed, epoch,
-    row).
+class Request(NamedTuple):
+    """What a loader asks of a dataset for one batch: rows int64 [B] of one epoch, at indices int64 [B] of it."""
+
+    epoch: int
+    rows: Rows
+    indices: Rows
+
+
+class ImageRows(Dataset[tuple[Any, Any]]):
+    """What both datasets share: a meta file, a seed, an order, and the way from a row to a sample.
+
+    `order` is "row" (every row by itself), "block" (see blocks.py; for slow shared disks and huge files), or the
+    Blocks that an earlier launch chose. `transform` is what build_transforms gives, or any callable from uint8
+    [C, H, W]; `load(path)` replaces reading and decoding. What a Transforms does on the device is left to the caller:
+    `dataset[i]` gives what the loader's part of it makes. With on_error="replace" an unreadable image gives way to
+    another row, drawn by (seed, epoch, row). `clip_frames` is the number of frames taken of a video or frame folder,
+    each at random within its part of it, or, `centred`, in the middle for evaluation. The other options are MetaFile's.
     """
 
     def __init__(
@@ -48,8 +62,13 @@ class ImageRows(Dataset[tuple[Any, int]]):
         meta_file: Source | MetaFile,
         *,
         seed: int = 0,
+        order: str | Blocks = "row",
         root: str | os.PathLike[str] | None = None,
         classes: int | Sequence[str] | str | os.PathLike[str] | None = None,
+        format: str | None = None,
+        columns: dict[str, str | int] | None = None,
+        exclude: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+        cache: str | os.PathLike[str] | None = None,
         channels: int = 3,
         transform: Transform | None = None,
         tail: str = "drop",
@@ -57,6 +76,8 @@ class ImageRows(Dataset[tuple[Any, int]]):
         on_error: str = "raise",
         bad_budget: float = 0.001,
         allow_outside_root: bool = False,
+        clip_frames: int | None = None,
+        centred: bool = False,
         load: Load | None = None,
     ) -> None:
         check_tail(tail)
@@ -67,12 +88,23 @@ class ImageRows(Dataset[tuple[Any, int]]):
         if isinstance(meta_file, MetaFile):
             self.meta = meta_file
         else:
-            self.meta = MetaFile(meta_file, root=root, classes=classes, allow_outside_root=allow_outside_root)
+            self.meta = MetaFile(
+                meta_file,
+                root=root,
+                classes=classes,
+                allow_outside_root=allow_outside_root,
+                format=format,
+                columns=columns,
+                exclude=exclude,
+                cache=cache,
+            )
         self.seed = seed
+        self.blocks = _blocks(order, self.meta)
         self.tail = tail
         self.channels = channels
         self.bad_budget = bad_budget
         self.decoder: DecoderName = resolve_decoder(decoder)
+        self._orders: dict[int, Order] = {}
         self._reader = SampleReader(
             self.meta,
             seed=seed,
@@ -80,6 +112,8 @@ class ImageRows(Dataset[tuple[Any, int]]):
             decoder=ImageDecoder(self.decoder.name, channels),
             on_error=on_error,
             load=load,
+            clip_frames=clip_frames,
+            centred=centred,
         )
 
     @property
@@ -99,6 +133,35 @@ class ImageRows(Dataset[tuple[Any, int]]):
     def transform(self) -> Transform | None:
         return self._reader.transform
 
+    @property
+    def order(self) -> str:
+        """The order in words that a checkpoint keeps: "row", or "block" with its lanes and unit."""
+        if self.blocks is None:
+            return "row"
+        return f"block of {self.blocks.unit_bytes} bytes in {self.blocks.lanes} lanes"
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """For people: how the meta file was understood, and what reading it costs a rank."""
+        return (self.meta.told,)
+
+    def order_for(self, epoch: int) -> Order:
+        """The order of an epoch: position -> row. Those of two epochs are kept, as a boundary needs them."""
+        found = self._orders.get(epoch)
+        if found is None:
+            if self.blocks is None:
+                found = Permutation(self.n, seed=self.seed, epoch=epoch)
+            else:
+                starts = self.meta.unit_starts(self.blocks.unit_bytes)
+                found = BlockOrder(starts, seed=self.seed, epoch=epoch, lanes=self.blocks.lanes)
+            while len(self._orders) > 1:
+                del self._orders[next(iter(self._orders))]
+            self._orders[epoch] = found
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_orders": {}}
+
 
 class IndexedDataset(ImageRows):
     """All rows: `dataset[row]` is (image, label), the row read from the file at that moment.
@@ -110,7 +173,7 @@ class IndexedDataset(ImageRows):
     def __len__(self) -> int:
         return self.n
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
         if not -self.n <= index < self.n:
             raise IndexError(f"row {index} of {self.n}")
         with _kept_randomness_if(getattr(index, "epoch", None) is not None):
@@ -121,13 +184,11 @@ class IndexedDataset(ImageRows):
         """The sample of a row, leaving the process's generators where the row's augmentation left them."""
         return self._reader.read(int(index), None, getattr(index, "epoch", None))
 
-    def for_epoch(
-        self, epoch: int, *, rank: int, world_size: int, start: int, stop: int, shuffle: bool
-    ) -> IndexedDataset:
-        """Itself: every row is within reach in every epoch."""
-        return self
+    def samples(self, wanted: Request) -> list[Sample]:
+        """The samples of a batch."""
+        return [self._reader.read(row, None, wanted.epoch) for row in wanted.rows.tolist()]
 
-    def indices(self, positions: Rows, rows: Rows) -> Rows:
+    def indices(self, positions: Rows, rows: Rows, start: int) -> Rows:
         """The indices at which this dataset serves these positions, which hold these rows."""
         return rows
 
@@ -138,16 +199,10 @@ class FolderDataset(IndexedDataset):
     Labels are the folders' names where all are whole numbers, else their places among the names sorted by bytes.
     """
 
-    def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        *,
-        classes: int | Sequence[str] | str | os.PathLike[str] | None = None,
-        allow_outside_root: bool = False,
-        **options: Any,
-    ) -> None:
-        meta = folder_meta(folder, classes=classes, allow_outside_root=allow_outside_root)
-        super().__init__(meta, **options)
+    def __init__(self, folder: str | os.PathLike[str], **options: Any) -> None:
+        if not os.path.isdir(folder):
+            raise ClassesError(f"{os.fspath(folder)} is no folder: a FolderDataset reads one folder per class")
+        super().__init__(folder, **options)
 
 
 class RankDataset(ImageRows):
@@ -156,8 +211,10 @@ class RankDataset(ImageRows):
     The rank serves the positions g >= start with g mod world_size == rank. The tail is cut at the world size: "drop"
     leaves the last n mod W positions out, "pad" and "mask" repeat `order[g mod n]` (build_loader cuts at the global
     batch instead, and gives masked positions weight 0). Lengths are equal over ranks if `start` is a multiple of W.
-    Memory: the text of the own rows and 16 bytes per row, read from the file at the first use, where every one of
-    them is checked (RowError).
+
+    read="shard" takes the text of the own rows out of the file at the first use, checks each of them (RowError), and
+    holds it in memory that workers share: its bytes and about 8 more per row. read="direct" fetches a row when it is
+    served (some 30 µs each); its memory does not grow with n.
     """
 
     def __init__(
@@ -169,42 +226,42 @@ class RankDataset(ImageRows):
         epoch: int = 0,
         start: int = 0,
         tail: str = "drop",
+        order: str | Blocks = "row",
+        read: str = "shard",
+        load: Load | None = None,
         *,
         shuffle: bool = True,
         **options: Any,
     ) -> None:
         check_world(rank, world_size)
-        super().__init__(meta_file, seed=seed, tail=tail, **options)
+        if read not in READS:
+            raise OptionError(f"read {read!r}: legal are {', '.join(READS)} (data.read)")
+        super().__init__(meta_file, seed=seed, tail=tail, order=order, load=load, **options)
         self.world_size = world_size
         self.rank = rank
-        stop = self.n // world_size * world_size if tail == "drop" else -(-self.n // world_size) * world_size
-        if not 0 <= start <= stop:
-            raise OptionError(f"start {start} is outside of the epoch's positions, 0 … {stop}")
-        self._place(epoch, rank, world_size, start, stop, shuffle)
-
-    def _place(self, epoch: int, rank: int, world_size: int, start: int, stop: int, shuffle: bool) -> None:
+        self.read = read
         self.epoch = epoch
         self.shuffle = shuffle
-        self._extent = (rank, world_size, start, stop)
-        self._first = start + (rank - start) % world_size
+        self._stop = self.n // world_size * world_size if tail == "drop" else -(-self.n // world_size) * world_size
+        if not 0 <= start <= self._stop:
+            raise OptionError(f"start {start} is outside of the epoch's positions, 0 … {self._stop}")
+        self._start = start
+        self._slots = Slots()
 
     @cached_property
     def rows(self) -> Rows:
         """Row numbers in serving order, int64."""
-        _, world_size, _, stop = self._extent
-        order = Permutation(self.n, seed=self.seed, epoch=self.epoch) if self.shuffle else None
-        return rows_at(np.arange(self._first, stop, world_size), self.n, order)
+        return self.job(self.epoch, self._start).rows()
 
-    @cached_property
+    @property
     def shard(self) -> Shard:
-        """The text of those rows."""
-        return build_shard(self.meta, self.rows)
+        """The text of those rows, built at the first call in any process that shares this dataset."""
+        return self._slots.shard_of(self.epoch, self.job(self.epoch, self._start))
 
     def __len__(self) -> int:
-        _, world_size, _, stop = self._extent
-        return len(range(self._first, stop, world_size))
+        return len(range(self._first(self._start), self._stop, self.world_size))
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         with kept_randomness():
@@ -213,32 +270,67 @@ class RankDataset(ImageRows):
 
     def sample(self, index: int) -> Sample:
         """The i-th served sample, leaving the process's generators where the row's augmentation left them."""
-        return self._reader.read(int(self.rows[index]), self.shard.line(int(index)), self.epoch)
+        position = self._first(self._start) + int(index) * self.world_size
+        row = int(rows_at(position, self.n, self._order(self.epoch)))
+        line = self.shard.line(int(index)) if self.read == "shard" else None
+        return self._reader.read(row, line, self.epoch)
 
-    def for_epoch(self, epoch: int, *, rank: int, world_size: int, start: int, stop: int, shuffle: bool) -> RankDataset:
-        """The dataset of another epoch or extent (positions start … stop - 1), its shard read and checked.
+    @property
+    def told(self) -> tuple[str, ...]:
+        lanes = None if self.blocks is None else self.blocks.lanes
+        size = self.meta.size_bytes
+        rows, shard, read = cost(self.n, size, world_size=self.world_size, read=self.read, lanes=lanes)
+        held = "no shard: rows are fetched when they are served"
+        if self.read == "shard":
+            held = f"{_size(shard)} per rank and epoch, twice that while the next is prepared"
+        return (
+            *super().told,
+            f"order {self.order}: a rank takes {rows:,} of {self.n:,} rows and reads {_size(read)} of {_size(size)}",
+            f"read {self.read}: {held}",
+        )
 
-        Keeps this one if it is the same already; a Loader that doesn't shuffle keeps what it served last, so that an
-        evaluation set is read once.
-        """
-        if (epoch, (rank, world_size, start, stop), shuffle) != (self.epoch, self._extent, self.shuffle):
-            fresh = object.__new__(type(self))
-            fresh.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("rows", "shard")})
-            fresh._place(epoch, rank, world_size, start, stop, shuffle)
-            return fresh.for_epoch(epoch, rank=rank, world_size=world_size, start=start, stop=stop, shuffle=shuffle)
-        assert self.shard is not None
-        return self
+    # -- what a Loader asks of it
 
-    def indices(self, positions: Rows, rows: Rows) -> Rows:
-        """The indices at which this dataset serves these positions, which hold these rows."""
-        found = (positions - self._first) // self._extent[1]
-        assert np.array_equal(self.rows[found], rows)
-        return found
+    def for_loader(self, *, stop: int, shuffle: bool) -> Self:
+        """A dataset over the same rows with slots of its own, whose epochs end before position `stop`."""
+        fresh = object.__new__(type(self))
+        fresh.__dict__.update({name: value for name, value in self.__dict__.items() if name != "rows"})
+        fresh._orders = {}
+        fresh._slots = Slots()
+        fresh._stop = stop
+        fresh.shuffle = shuffle
+        return fresh
 
+    @property
+    def slots(self) -> Slots | None:
+        """Where its shards lie; None where it holds none."""
+        return self._slots if self.read == "shard" else None
 
-def _kept_randomness_if(wanted: bool) -> AbstractContextManager[None]:
-    """`kept_randomness` where a sample is seeded, nothing where it isn't."""
-    return kept_randomness() if wanted else nullcontext()
+    def job(self, epoch: int, start: int) -> ShardJob:
+        """Which rows the shard of an epoch holds that begins at position `start`."""
+        return ShardJob(self.meta, self._order(epoch), self._first(start), self._stop, self.world_size)
+
+    def samples(self, wanted: Request) -> list[Sample]:
+        """The samples of a batch, of an epoch whose shard is in its slot."""
+        rows = wanted.rows.tolist()
+        if self.read == "direct":
+            return [self._reader.read(row, None, wanted.epoch) for row in rows]
+        shard = self._slots.shard(wanted.epoch if self.shuffle else 0)
+        lines = map(shard.line, wanted.indices.tolist())
+        return [self._reader.read(row, line, wanted.epoch) for row, line in zip(rows, lines, strict=True)]
+
+    def indices(self, positions: Rows, rows: Rows, start: int) -> Rows:
+        """The indices at which the shard of an epoch that begins at `start` serves these positions."""
+        return (positions - self._first(start)) // self.world_size
+
+    def _first(self, start: int) -> int:
+        return start + (self.rank - start) % self.world_size
+
+    def _order(self, epoch: int) -> Order | None:
+        return self.order_for(epoch) if self.shuffle else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name != "rows"}
 
 
 def open_dataset(
@@ -248,36 +340,39 @@ def open_dataset(
     rank: int = 0,
     world_size: int = 1,
     seed: int = 0,
-    root: str | os.PathLike[str] | None = None,
-    classes: int | Sequence[str] | str | os.PathLike[str] | None = None,
-    channels: int = 3,
-    transform: Transform | None = None,
-    tail: str = "drop",
-    decoder: str = "auto",
-    on_error: str = "raise",
-    bad_budget: float = 0.001,
-    allow_outside_root: bool = False,
+    read: str = "shard",
+    **options: Any,
 ) -> RankDataset | IndexedDataset:
-    """The dataset of a config's values: a meta file, several, or a folder of class folders, in either mode.
+    """The dataset of a config's values, in either mode; `options` are those of ImageRows.
 
-    Raises a DataError of what is wrong. Nothing of an image is read yet.
+    `source` is what MetaFile takes. Raises a DataError of what is wrong. Nothing of an image is read yet.
     """
     check_world(rank, world_size)
-    if isinstance(source, str | os.PathLike) and os.path.isdir(source):
-        if root is not None:
-            raise OptionError(f"data.root={root} with the folder {source}: a folder of class folders is its own root")
-        meta = folder_meta(source, classes=classes, allow_outside_root=allow_outside_root)
-    else:
-        meta = MetaFile(source, root=root, classes=classes, allow_outside_root=allow_outside_root)
-    options: dict[str, Any] = {
-        "channels": channels,
-        "transform": transform,
-        "decoder": decoder,
-        "on_error": on_error,
-        "bad_budget": bad_budget,
-    }
     if mode == "rank":
-        return RankDataset(meta, world_size, rank, seed, tail=tail, **options)
+        return RankDataset(source, world_size, rank, seed, read=read, **options)
     if mode == "indexed":
-        return IndexedDataset(meta, seed=seed, tail=tail, **options)
+        return IndexedDataset(source, seed=seed, **options)
     raise OptionError(f"mode {mode!r}: legal are rank, indexed (data.mode)")
+
+
+def _kept_randomness_if(wanted: bool) -> AbstractContextManager[None]:
+    """`kept_randomness` where a sample is seeded, nothing where it isn't."""
+    return kept_randomness() if wanted else nullcontext()
+
+
+def _blocks(order: str | Blocks, meta: MetaFile) -> Blocks | None:
+    if isinstance(order, Blocks):
+        return order
+    if order == "block":
+        return choose_blocks(meta.size_bytes)
+    if order == "row":
+        return None
+    raise OptionError(f"order {order!r}: legal are row, block (data.order)")
+
+
+def _size(count: int) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            break
+        count /= 1024  # type: ignore[assignment]
+    return f"{count:.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:.3g} {unit}"

@@ -13,7 +13,8 @@
     ├── DisagreementError    E210   ranks see different data
     ├── ChangedError         E211   the meta file changed while it was in use
     ├── WorkerDiedError      E212   a loader worker was killed (exit code 1: nobody's input was wrong)
-    └── OptionError          E213   an argument of one of this package's functions or verbs
+    ├── OptionError          E213   an argument of one of this package's functions or verbs
+    └── PackError            E214   shards that can't be written, continued or verified
 
 `str(error)` is one line per problem, without the code. An error that all ranks raise alike names in `told_by` the
 one that prints it.
@@ -132,6 +133,12 @@ class OptionError(DataError, ValueError):
     """An argument outside of what is legal."""
 
     code = "E213"
+
+
+class PackError(DataError):
+    """Tar shards that can't be written, continued or verified."""
+
+    code = "E214"
 
 
 def by_code() -> dict[str, type[DataError]]:

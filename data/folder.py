@@ -1,7 +1,7 @@
-"""Class folders (`root/cat/1.png`) as a meta file: every process lists them, and nothing is written anywhere.
+"""Class folders (`root/cat/1.png`) as a meta file, listed by every process or kept as a cached list (sources.py).
 
 Labels: if every folder's name is a whole number, that number; else the place of the name among the names, sorted by
-bytes. The list stays in memory; its fingerprint is that of a meta file with the same lines.
+bytes. The fingerprint is that of a meta file with the same lines.
 """
 
 from __future__ import annotations
@@ -9,31 +9,40 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .classes import Classes, Given, read_classes
 from .errors import ClassesError, counted
+from .formats import IMAGES
 from .lines import LineText
-from .meta import MetaFile
+from .listing import Listing, Stamp, fits_a_line, stamp
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
+if TYPE_CHECKING:
+    from .meta import MetaFile
 
 
-def folder_meta(folder: str | os.PathLike[str], *, classes: Given = None, allow_outside_root: bool = False) -> MetaFile:
-    """The meta file of a tree of class folders, with its classes.
+def list_folder(folder: str | os.PathLike[str], *, classes: Given = None) -> Listing:
+    """The lines of a tree of class folders, sorted by bytes within a class, and the stamps of all its folders.
 
     `classes` (names, for a validation set those of the training set) fixes the labels; a folder that is not among
     them is refused. A number must be that of the folders, unless these are named by their labels.
     """
     root = Path(folder)
+    seen = _stamp(root)
     names = _class_folders(root)
     known, labels = _labels(root, names, classes)
-    lines: list[bytes] = []
-    for name in names:
-        files = _images(root / name, name)
-        if not files:
-            raise _no_image(root / name)
-        lines += [f"{file} {labels[name]}\n".encode() for file in files]
-    return in_memory(root, lines, known.names, root=root, allow_outside_root=allow_outside_root)
+
+    def text() -> Iterator[bytes]:
+        listing.stamps[:] = [seen]
+        for name in names:
+            files = _images(root / name, name, listing.stamps)
+            if not files:
+                raise _no_image(root / name)
+            yield b"".join(f"{file} {labels[name]}\n".encode() for file in files)
+
+    # the lines say labels, never names: a class may be named "1" and stand at another place
+    listing = Listing(text, Classes(known.names, by_number=True), f"class folders, {known.told}")
+    return listing
 
 
 def any_folder_meta(
@@ -41,18 +50,19 @@ def any_folder_meta(
 ) -> tuple[MetaFile, bool]:
     """The meta file of any folder of images, and whether its labels are known.
 
-    They are for a tree of class folders (see folder_meta), and for one class folder by itself; other images, at any
-    depth, get label 0.
+    They are for a tree of class folders, and for one class folder by itself; other images, at any depth, get label 0.
     """
+    from .meta import MetaFile  # which itself reads folders
+
     root = Path(folder)
     known = Classes(classes)
     inside = _entries(root)
     names = [entry.name for entry in inside if entry.is_dir()]
     if any(label is not None for label in _known_labels(names, known)) and not any(is_image(e.name) for e in inside):
-        return folder_meta(root, classes=classes, allow_outside_root=allow_outside_root), True
-    files = _images(root, "")
+        return MetaFile(root, classes=classes, allow_outside_root=allow_outside_root), True
+    files = _images(root, "", [])
     if not files:
-        raise ClassesError(f"{root} holds no image ({' '.join(sorted(SUFFIXES))})")
+        raise ClassesError(f"{root} holds no image ({' '.join(sorted(IMAGES))})")
     (label,) = _known_labels([Path(os.path.abspath(root)).name], known)
     lines = [f"{file} {label or 0}\n".encode() for file in files]
     return in_memory(root, lines, classes, root=root, allow_outside_root=allow_outside_root), label is not None
@@ -62,6 +72,8 @@ def in_memory(
     about: Path, lines: Sequence[bytes], classes: Sequence[str], *, root: Path | None, allow_outside_root: bool
 ) -> MetaFile:
     """The meta file of lines that lie in no file; `about` is what messages call them."""
+    from .meta import MetaFile
+
     # the lines say labels, never names: a class may be named "1" and stand at another place
     by_number = Classes(classes, by_number=True)
     return MetaFile(
@@ -71,7 +83,7 @@ def in_memory(
 
 def is_image(name: str | os.PathLike[str]) -> bool:
     """Whether a name is that of an image file, by its ending."""
-    return os.path.splitext(name)[1].lower() in SUFFIXES
+    return os.path.splitext(name)[1].lower() in IMAGES
 
 
 def check_folder(folder: str | os.PathLike[str], *, classes: Given = None) -> None:
@@ -83,7 +95,7 @@ def check_folder(folder: str | os.PathLike[str], *, classes: Given = None) -> No
     names = _class_folders(root)
     _labels(root, names, classes)
     for name in names:
-        if next(_walk(root / name, name), None) is None:
+        if next(_walk(root / name, name, []), None) is None:
             raise _no_image(root / name)
 
 
@@ -140,33 +152,43 @@ def _known_labels(names: list[str], known: Classes) -> list[int | None]:
     return [known.label(str(int(name)) if numbered else name) for name in names]
 
 
-def _images(folder: Path, name: str) -> list[str]:
+def _images(folder: Path, name: str, stamps: list[Stamp]) -> list[str]:
     """Paths of the images under a class folder at any depth, relative to the root, sorted by bytes."""
-    found = list(_walk(folder, name))
+    found = list(_walk(folder, name, stamps))
     for path in found:
-        # such a path would not come back whole from a line of text
-        if "\n" in path or "\r" in path or not _is_text(path) or path != path.rstrip(" \t"):
+        if not fits_a_line(path):
             raise ClassesError(f"{folder}: the file name {os.fsencode(path)!r} can't stand in a meta file: rename it")
     return sorted(found, key=os.fsencode)
 
 
-def _walk(folder: Path, name: str) -> Iterator[str]:
-    for here, folders, files in os.walk(folder):
-        folders[:] = [inner for inner in folders if not inner.startswith(".")]
-        below = os.path.relpath(here, folder)
-        prefix = os.path.join(name, "" if below == "." else below)
-        for file in files:
-            if is_image(file) and not file.startswith("."):
-                yield os.path.join(prefix, file)
+def _walk(folder: Path, name: str, stamps: list[Stamp]) -> Iterator[str]:
+    """Image files at any depth, with `name` before their paths; links to folders are followed for `folder` alone.
+
+    Every folder's stamp is taken before it is listed, so that what comes later shows in its time.
+    """
+    pending = [(os.fspath(folder), name)]
+    while pending:
+        here, prefix = pending.pop()
+        try:
+            stamps.append(_stamp(here))
+            with os.scandir(here) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append((entry.path, os.path.join(prefix, entry.name)))
+                    elif is_image(entry.name) and not entry.is_dir():
+                        yield os.path.join(prefix, entry.name)
+        except OSError as error:
+            raise ClassesError(f"class folder {here}: {error.strerror}") from None
+
+
+def _stamp(folder: str | os.PathLike[str]) -> Stamp:
+    try:
+        return stamp(folder)
+    except OSError as error:
+        raise ClassesError(f"class folder {folder}: {error.strerror}") from None
 
 
 def _no_image(folder: Path) -> ClassesError:
-    return ClassesError(f"class folder {folder} holds no image ({' '.join(sorted(SUFFIXES))})")
-
-
-def _is_text(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return ClassesError(f"class folder {folder} holds no image ({' '.join(sorted(IMAGES))})")

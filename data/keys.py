@@ -76,13 +76,14 @@ def replacement_row(seed: int, epoch: int, row: int, k: int, n: int) -> int:
 
 
 class RowRandom:
-    """The random numbers of one row for work on the device: a counter, mixed.
+    """The random numbers of one row, by default for work on the device: a counter, mixed.
 
-    The stream depends on (seed, epoch, row) alone, so no number of workers and no order of loading can change it.
+    The stream depends on (seed, epoch, row, purpose) alone, so no number of workers and no order of loading can change
+    it.
     """
 
-    def __init__(self, seed: int, epoch: int, row: int) -> None:
-        self._word = row_key(make_keys(seed, epoch, "draw")[0], row)
+    def __init__(self, seed: int, epoch: int, row: int, purpose: str = "draw") -> None:
+        self._word = row_key(make_keys(seed, epoch, purpose)[0], row)
 
     def random(self) -> float:
         """The next number, uniform in [0, 1), with 53 random bits."""

@@ -1,26 +1,31 @@
 """Batches of the frozen global batch, alike from both datasets, for any number of ranks and workers.
 
-The plan of an epoch (which step, which micro-batch, which positions, which rows) is arithmetic, so the main process
-and the loader's workers walk the same one: workers load, the main process adds what it knows anyway.
+Workers live over epochs, and the batches that they are given ahead cross the boundary, so that an epoch begins as any
+other step does:
+
+    rank      batch batch batch | batch batch batch | …       consumes, one step after the other
+    workers       load ahead ------->|                        are asked for epoch 1 before epoch 0 is consumed
+    builder   [shard of 1]      [shard of 2]                  a process of its own, see slots.py
 """
 
 from __future__ import annotations
 
 import math
+import weakref
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
-from torch.utils.data import DataLoader
 
 from .audit import EpochAudit, Sums, expected_sums
-from .datasets import IndexedDataset, RankDataset
-from .errors import OptionError, SplitError, TooManyBadError, counted
-from .order import Permutation, Rows, rows_at
-from .sampler import Draw
+from .datasets import IndexedDataset, RankDataset, Request
+from .errors import DataError, OptionError, SplitError, TooManyBadError, counted
+from .order import Rows, rows_at
+from .slots import ShardJob, Shards
 from .split import Positions, Split
-from .workers import PREFETCH, BatchReader, Loaded, WorkerStart, fetch_all
+from .workers import BatchReader, Fetch, Loaded, WorkerSettings
 
 STARTS = ("fork", "forkserver", "spawn")
 
@@ -29,9 +34,10 @@ STARTS = ("fork", "forkserver", "spawn")
 class Batch:
     """One micro-batch of one rank.
 
-    images uint8 [B, C, H, W]; labels int64 [B]; weights float32 [B], 0 for padding; rows, positions int64 [B];
-    draws float32 [B, K], random numbers for `Transforms.device`; replaced: pairs (row, the row shown instead).
-    `state_after` stands on a step's last micro-batch only: plain builtins, what a checkpoint keeps of the data.
+    images uint8 [B, C, H, W], clips [B, T, C, H, W]; labels int64 [B], or multi-hot float32 [B, K] where rows have
+    several; weights float32 [B], 0 for padding; rows, positions int64 [B]; draws float32 [B, K], random numbers for
+    `Transforms.device`; replaced: pairs (row, the row shown instead). `state_after` stands on a step's last
+    micro-batch only: plain builtins, what a checkpoint keeps of the data.
     """
 
     images: torch.Tensor
@@ -55,18 +61,12 @@ class Batch:
         return replace(self, **moved)
 
 
-@dataclass(frozen=True)
-class _Micro:
-    """One entry of an epoch's plan."""
-
-    position: int
-    positions: Positions
-    rows: Rows
-    is_last: bool
-
-
 class Loader:
-    """What build_loader gives; `epoch(e)` may be called for any epoch, in any order."""
+    """What build_loader gives; `epoch(e)` may be called for any epoch, in any order.
+
+    Where the calls follow one another (0, 1, 2, …) the workers live on and each epoch is prepared while the one
+    before is consumed. `close()`, or the end of the `with` block, ends them; so does the loader's own end.
+    """
 
     def __init__(
         self,
@@ -74,16 +74,16 @@ class Loader:
         split: Split,
         *,
         shuffle: bool,
-        workers: int,
-        worker_start: str,
-        pin_memory: bool,
+        epochs: int | None,
+        workers: WorkerSettings,
     ) -> None:
         self._dataset = dataset
         self._split = split
         self._shuffle = shuffle
+        self._epochs = epochs
         self._workers = workers
-        self._worker_start = worker_start
-        self._pin_memory = pin_memory
+        self._idle: list[_Stream] = []  # what waits for the next epoch: one at most
+        weakref.finalize(self, _close_all, self._idle)
 
     @property
     def cut(self) -> int:
@@ -107,7 +107,9 @@ class Loader:
     def expected_sums(self, epoch: int, position: int | None = None) -> Sums:
         """What `state_after["sums"]`, added over ranks, must be at `position` (default: at the end of the epoch)."""
         cut = self.cut if position is None else position
-        return expected_sums(self._dataset.n, seed=self._dataset.seed, epoch=epoch, cut=cut, shuffle=self._shuffle)
+        order = self._dataset.order_for(epoch) if self._shuffle else None
+        seed, n = self._dataset.seed, self._dataset.n
+        return expected_sums(n, seed=seed, epoch=epoch, cut=cut, shuffle=self._shuffle, order=order)
 
     def check_budget(self, replaced: int) -> None:
         """Raises TooManyBadError if `replaced` samples, over all ranks, are more than the budget of an epoch."""
@@ -123,8 +125,8 @@ class Loader:
 
         The last micro-batch of a step carries `state_after`: {"epoch", "position", "sums", "replaced"}, where sums
         and replaced are this rank's part; added over ranks they belong into a checkpoint and come back as `carry`
-        (the same on all ranks, of any number). Without it the sums are taken from what `start` positions must give.
-        Raises SplitError at once for a start that is no place between steps.
+        (the same on all ranks, of any number). Without it the sums are taken from what `start` positions must give,
+        which walks over them (some 40 ns each). Raises SplitError at once for a start that is no place between steps.
         """
         self._split.check_start(start)
         audit, replaced = EpochAudit(), 0
@@ -133,76 +135,189 @@ class Loader:
             replaced = int(carry.get("replaced", 0)) if carry else 0
         return self._batches(epoch, start, audit, replaced)
 
-    def _batches(self, epoch: int, start: int, audit: EpochAudit, replaced: int) -> Iterator[Batch]:
-        split = self._split
-        if start >= split.cut:
-            return
-        last = (split.steps - 1) * split.global_batch
-        order = Permutation(self._dataset.n, seed=self._dataset.seed, epoch=epoch) if self._shuffle else None
-        served = self._dataset.for_epoch(
-            epoch,
-            rank=split.rank,
-            world_size=split.world_size,
-            start=start,
-            stop=split.stop(last),
-            shuffle=self._shuffle,
-        )
-        if not self._shuffle:
-            self._dataset = served  # the next evaluation's rows are the same: read once
-        sampler = (
-            [
-                Draw(index, epoch, position)
-                for index, position in zip(
-                    served.indices(micro.positions, micro.rows).tolist(), micro.positions.tolist(), strict=True
-                )
-            ]
-            for micro in self._plan(order, start)
-        )
-        # A generator of its own: DataLoader draws a seed when it starts, and would take it from the process's
-        # default generator, which belongs to the model.
-        loader: DataLoader[Loaded] = DataLoader(
-            BatchReader(served),
-            batch_sampler=sampler,
-            collate_fn=_as_it_is,
-            num_workers=self._workers,
-            prefetch_factor=PREFETCH if self._workers else None,
-            multiprocessing_context=self._worker_start if self._workers else None,
-            worker_init_fn=WorkerStart.here() if self._workers else None,
-            pin_memory=self._pin_memory,
-            generator=torch.Generator(),
-        )
-        plan = self._plan(order, start)
-        rows_of = (micro.rows.tolist() for micro in self._plan(order, start))
-        for micro, loaded in zip(plan, fetch_all(loader, rows_of), strict=True):
-            weights = split.weights(micro.positions)
-            pairs = [(int(micro.rows[place]), instead) for place, instead in loaded.replaced]
-            audit.add(micro.rows[weights > 0])
-            replaced += len(pairs)
-            yield Batch(
-                images=loaded.images,
-                labels=loaded.labels,
-                weights=torch.from_numpy(weights),
-                rows=torch.from_numpy(micro.rows),
-                positions=torch.from_numpy(micro.positions),
-                draws=loaded.draws,
-                replaced=pairs,
-                state_after={
-                    "epoch": epoch,
-                    "position": split.after(micro.position),
-                    "sums": list(audit.sums),
-                    "replaced": replaced,
-                }
-                if micro.is_last
-                else None,
-            )
+    def close(self) -> None:
+        """Ends the workers and what is prepared for the next epoch."""
+        _close_all(self._idle)
 
-    def _plan(self, order: Permutation | None, start: int) -> Iterator[_Micro]:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _batches(self, epoch: int, start: int, audit: EpochAudit, replaced: int) -> Iterator[Batch]:
+        if start >= self._split.cut:
+            return
+        if self._idle and self._idle[0].goes_on_with(epoch, start):
+            stream = self._idle.pop()
+        else:
+            self.close()
+            stream = _Stream(self._dataset, self._split, self._shuffle, self._epochs, self._workers)
+        try:
+            for micro, loaded in stream.epoch(epoch, start):
+                weights = self._split.weights(micro.positions)
+                pairs = [(int(micro.rows[place]), instead) for place, instead in loaded.replaced]
+                audit.add(micro.rows[weights > 0])
+                replaced += len(pairs)
+                yield Batch(
+                    images=loaded.images,
+                    labels=loaded.labels,
+                    weights=torch.from_numpy(weights),
+                    rows=torch.from_numpy(micro.rows),
+                    positions=torch.from_numpy(micro.positions),
+                    draws=loaded.draws,
+                    replaced=pairs,
+                    state_after={
+                        "epoch": epoch,
+                        "position": self._split.after(micro.position),
+                        "sums": list(audit.sums),
+                        "replaced": replaced,
+                    }
+                    if micro.is_last
+                    else None,
+                )
+        except BaseException:  # left in the middle, by an error or by the caller
+            stream.close()
+            raise
+        self.close()  # of two epochs consumed side by side one stays
+        self._idle.append(stream)
+
+
+@dataclass(frozen=True)
+class _Micro:
+    """One entry of an epoch's plan."""
+
+    epoch: int
+    start: int  # of the epoch's shard
+    position: int  # of the step
+    positions: Positions
+    rows: Rows
+    is_last: bool
+
+
+class _Stream:
+    """Workers, and what they are asked for: one epoch after the other.
+
+    It is an iterator for DataLoader, which asks for one more batch whenever it gives one out. A StopIteration may be
+    for the moment (the slot of the epoch after next is still read from): DataLoader asks again at its next batch, and
+    there always is one, since the epoch that follows the consumed one is never held back.
+    """
+
+    def __init__(
+        self,
+        dataset: RankDataset | IndexedDataset,
+        split: Split,
+        shuffle: bool,
+        epochs: int | None,
+        workers: WorkerSettings,
+    ) -> None:
+        self._split = split
+        self._shuffle = shuffle
+        self._epochs = epochs
+        self._workers = workers
+        self._dataset = dataset
+        self._shards: Shards | None = None
+        if isinstance(dataset, RankDataset):
+            last = (split.steps - 1) * split.global_batch
+            self._dataset = dataset = dataset.for_loader(stop=split.stop(last), shuffle=shuffle)
+            if dataset.slots is not None:
+                self._shards = Shards(dataset.slots)
+        self._fetch: Fetch | None = None
+        self._next: tuple[int, int] | None = None
+        self._consumed = 0  # the epoch whose batches are being given out
+        self._planned = 0  # the epoch of which batches are being asked for
+        self._micros: Iterator[_Micro] = iter(())
+        self._asked: deque[_Micro] = deque()  # asked for and not given out yet
+        self._failed: DataError | None = None  # what was found while an epoch was prepared
+
+    def goes_on_with(self, epoch: int, start: int) -> bool:
+        """Whether an epoch is what this stream has prepared. Without a shuffle all epochs have the same rows."""
+        if self._next is None:
+            return False
+        return self._next == (epoch, start) if self._shuffle else self._next[1] == start
+
+    def epoch(self, epoch: int, start: int) -> Iterator[tuple[_Micro, Loaded]]:
+        """The batches of an epoch, in order, loaded."""
+        self._consumed, self._next = epoch, None
+        if self._failed is not None:
+            raise self._failed
+        if self._fetch is None:
+            self._make_ready(epoch, start)  # before the workers start: what is wrong is told before they are there
+            self._planned, self._micros = epoch, self._micros_of(epoch, start)
+            self._fetch = Fetch(BatchReader(self._dataset), self, self._workers, self._rows_asked)
+        is_first, is_done = True, False
+        while not is_done:
+            try:
+                loaded = self._fetch.next()
+            except StopIteration:
+                assert self._failed is not None
+                raise self._failed from None
+            micro = self._asked.popleft()
+            is_done = micro.is_last and self._split.after(micro.position) == self._split.cut
+            if is_first and self._shards is not None and self._has(epoch + 1):
+                self._shards.begin(epoch + 1, self._job(epoch + 1, 0))
+            is_first = False
+            yield micro, loaded
+        if self._has(epoch + 1):
+            self._next = epoch + 1, 0
+        else:
+            self._next = (epoch, start) if not self._shuffle else None
+            self._stop_workers()
+
+    def __iter__(self) -> _Stream:
+        return self
+
+    def __next__(self) -> Request:
+        while (micro := next(self._micros, None)) is None:
+            following = self._planned + 1
+            if self._failed is not None or not self._has(following) or following > self._consumed + 1:
+                raise StopIteration
+            try:
+                self._make_ready(following, 0)
+            except DataError as error:  # belongs to that epoch; this one is whole
+                self._failed = error
+                raise StopIteration from None
+            self._planned, self._micros = following, self._micros_of(following, 0)
+        self._asked.append(micro)
+        start = micro.start
+        return Request(micro.epoch, micro.rows, self._dataset.indices(micro.positions, micro.rows, start))
+
+    def close(self) -> None:
+        """Ends the workers and the builder."""
+        self._next = None
+        self._stop_workers()
+        if self._shards is not None:
+            self._shards.close()
+
+    def _stop_workers(self) -> None:
+        fetch, self._fetch = self._fetch, None
+        self._asked.clear()
+        if fetch is not None:
+            fetch.close()
+
+    def _has(self, epoch: int) -> bool:
+        """Whether an epoch is to be prepared that nobody has asked for yet."""
+        return self._shuffle and (self._epochs is None or epoch < self._epochs)
+
+    def _make_ready(self, epoch: int, start: int) -> None:
+        if self._shards is not None:
+            self._shards.ready(epoch if self._shuffle else 0, self._job(epoch, start))
+
+    def _job(self, epoch: int, start: int) -> ShardJob:
+        assert isinstance(self._dataset, RankDataset)
+        return self._dataset.job(epoch, start)
+
+    def _micros_of(self, epoch: int, start: int) -> Iterator[_Micro]:
         split = self._split
+        order = self._dataset.order_for(epoch) if self._shuffle else None
         for position in range(start, split.cut, split.global_batch):
             parts = split.micro_batches(position)
             for number, positions in enumerate(parts, 1):
                 rows = rows_at(positions, self._dataset.n, order)
-                yield _Micro(position, positions, rows, number == len(parts))
+                yield _Micro(epoch, start, position, positions, rows, number == len(parts))
+
+    def _rows_asked(self) -> list[list[int]]:
+        return [micro.rows.tolist() for micro in self._asked]
 
 
 def build_loader(
@@ -215,14 +330,16 @@ def build_loader(
     seed: int | None = None,
     shuffle: bool = True,
     tail: str | None = None,
+    epochs: int | None = None,
     workers: int = 0,
     worker_start: str = "fork",
     pin_memory: bool = False,
 ) -> Loader:
-    """A Loader over one rank's share of a dataset, in steps of `global_batch` samples over all ranks.
+    """A Loader over one rank's part of the dataset, in steps of `global_batch` samples over all ranks.
 
-    rank, world_size, seed and tail default to the dataset's own (a RankDataset knows them all) and may not contradict
-    them; an IndexedDataset needs rank and world_size. Raises SplitError where the numbers give no epoch.
+    Rank, world size, seed and tail are the dataset's own where it has them; what is given here may not contradict
+    them; an IndexedDataset needs rank and world_size. `epochs` is their number, where it is known: nothing is
+    prepared past the last. Raises SplitError where the numbers give no epoch.
     """
     if isinstance(dataset, RankDataset):
         for name, given, own in (("rank", rank, dataset.rank), ("world_size", world_size, dataset.world_size)):
@@ -238,8 +355,10 @@ def build_loader(
     if worker_start not in STARTS:
         raise OptionError(f"worker_start {worker_start!r}: legal are {', '.join(STARTS)} (data.worker_start)")
     split = Split(dataset.n, global_batch, world_size, rank, tail or dataset.tail, micro_batch)
-    return Loader(dataset, split, shuffle=shuffle, workers=workers, worker_start=worker_start, pin_memory=pin_memory)
+    settings = WorkerSettings(workers, worker_start, pin_memory)
+    return Loader(dataset, split, shuffle=shuffle, epochs=epochs, workers=settings)
 
 
-def _as_it_is(loaded: Any) -> Any:
-    return loaded
+def _close_all(streams: list[_Stream]) -> None:
+    while streams:
+        streams.pop().close()

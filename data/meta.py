@@ -1,36 +1,68 @@
-"""Meta files: lines `path label`, one per image, in one file or several.
+"""Meta files: a line per image, clip or frame folder, in one file or several.
 
     cat/0001.jpg 0            the last field is the label, so paths may hold spaces
     my dog/0001.jpg 1
 
-Paths are relative to the root (default: the folder of the file they stand in). A label is a number below the number
-of classes, or the name of a class where names are given.
+Other formats (CSV, TSV, JSON lines, frame lists; see formats.py) are found by looking at the first lines. Paths are
+relative to the root (default: the folder of the file they stand in). A label is a number below the number of classes,
+or the name of a class.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from .census import SMALL_BYTES, open_census
 from .classes import Classes, Given, read_classes
-from .errors import MAX_PROBLEMS, DataError, MetaFileError, NamedLabelError, OutsideRootError, RowError, counted
-from .lines import LONGEST_LINE, LineFile, LineText, ends
+from .ends import ENDS, check_ends
+from .errors import ClassesError, DataError, MetaFileError, OutsideRootError, RowError
+from .exclusion import read_excluded
+from .files import Source, is_listed, look, paths_of, refuse_of_listed, tell
+from .formats import Format, Malformed, Record
+from .formats_bulk import (
+    Bytes,
+    Flags,
+    Places,
+    Rows,
+    Words,
+    find_spans,
+    good_paths,
+    hash_names,
+    name_table,
+    pieces,
+    read_numbers,
+)
+from .formats_guess import Columns
+from .formats_labels import Chunk, Labels, find_labels, label_key, names_unknown
+from .formats_sniff import HEAD_LINES, sniff
+from .lines import LineFile, LineText
+from .rows import Problem, parse_line, raise_all
 
-ENDS = 1000
-Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+__all__ = ["Gathered", "MetaFile", "Source", "check_ends", "paths_of"]
+
+Gathered = tuple[int, int, Bytes, Places, Places]
 
 
 class MetaFile:
     """The rows of one meta file or of several, one after the other; nothing of them is kept in memory.
 
-    `classes` is a number, a sequence of names, a file with one name per line, or None: then labels are numbers and
-    all of them are read once to find the largest. A LineText for a source is a list that lies in no file, as
-    class folders give it. Raises MetaFileError, RowError, ClassesError.
+    `source` is a file, a list of files, or a glob; or a folder of class folders, tars or Parquet files, which are
+    listed once (in the folder `cache`, else in memory). A LineText is a list of `path label` that lies in no file.
+    `classes` is a number, a sequence of names, a file with one name per line, or None: then labels are numbers, all of
+    which are read once to find the largest, or names, which are listed once. `format` and `columns` overrule what is
+    seen in the first lines (see sniff), and `told` says what was. `exclude` names files of row numbers to leave out:
+    rows are numbers in what is left. With `bare` rows may lack labels: `labelled` says whether they have some.
+    `index` makes the sidecars of small files too, and lists names of any number.
+
+    Raises MetaFileError, RowError, ClassesError, OptionError.
     """
 
     def __init__(
@@ -40,15 +72,42 @@ class MetaFile:
         root: str | os.PathLike[str] | None = None,
         classes: Given = None,
         allow_outside_root: bool = False,
+        format: str | None = None,
+        columns: Columns | None = None,
+        exclude: Source | None = None,
+        cache: str | os.PathLike[str] | None = None,
+        bare: bool = False,
+        index: bool = False,
     ) -> None:
-        self.files = [source] if isinstance(source, LineText) else [LineFile(path) for path in paths_of(source)]
         self.root = None if root is None else Path(root)
         self.allow_outside_root = allow_outside_root
-        self._firsts = np.cumsum([0, *(file.rows for file in self.files)]).tolist()
-        self.n: int = self._firsts[-1]
-        self._classes = read_classes(classes)
-        if self._classes is None:
-            self._classes = Classes.numbered(self._largest_label() + 1)
+        self._root_found: Path | None = None
+        self._listed = True
+        self._table: tuple[Words, Places] | None = None
+        known = read_classes(classes)
+        if isinstance(source, LineText):
+            self.files: list[LineFile] = [source]
+            self.told = ""
+            self.formats = [_of_listing(source)]
+        elif is_listed(paths := paths_of(source)):
+            known = self._open_listed(paths, classes, format, columns, cache)
+        else:
+            self._listed = False
+            looks = [look(path, format=format, columns=columns, labelled=not bare) for path in paths]
+            self.formats = looks
+            if index:
+                for path in paths:
+                    open_census(path, cache=cache, force=True)
+            self.files = [LineFile(path, skip=at.skip, cache=cache) for path, at in zip(paths, looks, strict=True)]
+            self.told = tell(paths, looks)
+        self.kind = _one_kind(self.files, self.formats)
+        self.multi_label = any(format.separator is not None for format in self.formats)
+        self.labelled = all(format.label is not None for format in self.formats)
+        self._firsts: list[int] = np.cumsum([0, *(file.rows for file in self.files)]).tolist()
+        files = [] if exclude is None else paths_of(exclude, "data.exclude")
+        self._excluded = read_excluded(files, self._firsts[-1])
+        self.n: int = self._firsts[-1] - self._excluded.size
+        self._classes = known if known is not None else self._find_classes(index)
 
     def __len__(self) -> int:
         return self.n
@@ -56,250 +115,240 @@ class MetaFile:
     @property
     def classes(self) -> tuple[str, ...]:
         """The class names in the order of their labels; numbered classes are named "0", "1", …"""
-        assert self._classes is not None
         return self._classes.names
 
     @property
     def num_classes(self) -> int:
-        return len(self.classes)
+        return len(self._classes)
 
     @property
     def fingerprint(self) -> str:
-        """32 hex digits over the content of all files: equal exactly where row for row the text is equal."""
-        parts = "\n".join(f"{file.size_bytes} {file.digest}" for file in self.files)
-        return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
+        """32 hex digits over the content of all files and what is left out of them: equal exactly where row for row
+        the text is equal."""
+        parts = [f"{file.size_bytes} {file.digest}" for file in self.files]
+        parts += [f"without {self._excluded.digest}"] * bool(self._excluded.size)
+        return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
 
     @property
     def size_bytes(self) -> int:
         return sum(file.size_bytes for file in self.files)
 
+    @property
+    def read_bytes(self) -> int:
+        """Bytes that were read from the files so far."""
+        return sum(file.read_bytes for file in self.files)
+
+    @property
+    def in_memory(self) -> bool:
+        """True where the rows were listed and lie in no file of a user's."""
+        return self._listed
+
     def line(self, row: int) -> bytes:
         """The text of a row, read from its file."""
-        file, within = self._find(row)
-        return file.read(within)
+        at, within = self._find(row)
+        return self.files[at].read(within)
 
     def place(self, row: int) -> str:
         """Where a row is and which image it means, for messages: `file:line  path`, or the image's path alone where
         the list lies in no file."""
         try:
-            path = self.parse(row)[0]
-        except DataError:  # the file is not what it was: what is known from memory must do
+            written = self.record(row).written
+        except (DataError, OSError):  # the file is not what it was: what is known from memory must do
             return self.line_of(row)
-        return str(self.root_of(row) / path) if self.in_memory else f"{self.line_of(row)}  {path}"
+        return str(self.root_of(row) / written) if self._listed else f"{self.line_of(row)}  {written}"
 
     def line_of(self, row: int) -> str:
         """`file:line` of a row, for messages about the line itself."""
-        file, within = self._find(row)
-        return f"{file.path}:{within + 1}"
-
-    @property
-    def in_memory(self) -> bool:
-        """True where the rows lie in no file of lines."""
-        return isinstance(self.files[0], LineText)
+        at, within = self._find(row)
+        return f"{self.files[at].path}:{self.files[at].line_number(within)}"
 
     def root_of(self, row: int) -> Path:
         """The folder that a row's path is relative to."""
-        return self.root if self.root is not None else self._find(row)[0].path.parent
+        if self.root is not None:
+            return self.root
+        return self._root_found if self._root_found is not None else self.files[self._find(row)[0]].path.parent
 
-    def parse(self, row: int, line: bytes | None = None) -> tuple[str, int]:
-        """(path as written, label) of a row; raises RowError or OutsideRootError with its file and line."""
-        return parse_line(self.line(row) if line is None else line, self._classes, self.allow_outside_root, self, row)
+    def record(self, row: int, line: bytes | None = None) -> Record:
+        """What a row says; raises RowError or OutsideRootError with its file and line."""
+        at, within = self._find(row)
+        text = self.files[at].read(within) if line is None else line
+        return parse_line(
+            text, self.formats[at], self._classes, self.allow_outside_root, self.multi_label, lambda: self.line_of(row)
+        )
 
     def check(self, rows: Sequence[int] | range | None = None) -> None:
         """Reads the given rows (default: the first and last 1,000) and raises all their problems at once."""
         if rows is None:
             rows = range(self.n) if self.n <= 2 * ENDS else [*range(ENDS), *range(self.n - ENDS, self.n)]
-        problems: list[RowError | OutsideRootError] = []
-        for row in rows:
-            try:
-                self.parse(row)
-            except (RowError, OutsideRootError) as error:
-                problems.append(error)
-                if len(problems) > MAX_PROBLEMS:
-                    break
-        if problems:
-            raise type(problems[0])(*(line for error in problems for line in error.problems))
+        wanted = np.unique(np.array(rows, np.int64))
+        raise_all(
+            problem
+            for lo, hi, text, starts, stops in self.gather(wanted)
+            for problem in self._problems(wanted[lo:hi], text, starts, stops)
+        )
 
     def check_all(self) -> None:
         """Looks at every row, at numpy's speed where rows are plain; raises the problems of a file at once."""
         for first, text, starts, stops in self.chunks():
             self.check_chunk(np.arange(first, first + starts.size), text, starts, stops)
 
-    def check_chunk(
-        self,
-        rows: npt.NDArray[np.int64],
-        text: npt.NDArray[np.uint8],
-        starts: npt.NDArray[np.int64],
-        stops: npt.NDArray[np.int64],
-    ) -> None:
-        """Raises the problems of rows whose bytes lie in `text` from `starts` to `stops`.
+    def check_chunk(self, rows: Places, text: Bytes, starts: Places, stops: Places) -> None:
+        """Raises the problems of rows (ascending) whose bytes lie in `text` from `starts` to `stops`.
 
         Rows that are surely good are passed in bulk, all others parsed one by one.
         """
-        assert self._classes is not None
-        labels = plain_labels(text, starts, stops)
-        good = (labels >= 0) & (labels < len(self._classes.names)) & self._classes.numbers_are_labels
-        whole = text.tobytes()
-        if not self.allow_outside_root:
-            good &= text[np.minimum(starts, text.size - 1)] != ord("/")
-            good &= b".." not in whole
-        good &= _is_utf8(whole)
-        problems: list[RowError | OutsideRootError] = []
-        for index in np.flatnonzero(~good).tolist():
-            try:
-                self.parse(int(rows[index]), whole[starts[index] : stops[index]])
-            except (RowError, OutsideRootError) as error:
-                problems.append(error)
-                if len(problems) > MAX_PROBLEMS:
-                    break
-        if problems:
-            raise type(problems[0])(*(line for error in problems for line in error.problems))
+        raise_all(self._problems(rows, text, starts, stops))
 
-    def chunks(self) -> Iterator[tuple[int, npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    def chunks(self) -> Iterator[Chunk]:
         """As LineFile.chunks, over all files, with row numbers of the whole."""
-        for first, file in zip(self._firsts, self.files, strict=False):
-            for row, text, starts, stops in file.chunks():
-                yield first + row, text, starts, stops
+        for at in range(len(self.files)):
+            yield from self._chunks_of(at)
 
-    def _find(self, row: int) -> tuple[LineFile, int]:
+    def gather(self, rows: Places, threads: int = 1) -> Iterator[Gathered]:
+        """The bytes of rows (ascending, each once): (lo, hi, text, starts, stops) are those of rows[lo:hi].
+
+        Reads little more than the pages that hold them; see LineFile.gather.
+        """
+        whole = self._excluded.rows_of(rows)
+        for first, file in zip(self._firsts, self.files, strict=False):
+            begin, end = np.searchsorted(whole, (first, first + file.rows)).tolist()
+            if begin < end:
+                for lo, hi, text, starts, stops in file.gather(whole[begin:end] - first, threads):
+                    yield begin + lo, begin + hi, text, starts, stops
+
+    def unit_starts(self, unit_bytes: int) -> Places:
+        """The row at which each unit of the files begins, and n; see LineFile.unit_starts."""
+        pairs = zip(self._firsts, self.files, strict=False)
+        parts = [first + file.unit_starts(unit_bytes)[:-1] for first, file in pairs]
+        return self._excluded.numbers_of(np.concatenate([*parts, np.array(self._firsts[-1:])]))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_table": None}
+
+    def _find(self, row: int) -> tuple[int, int]:
+        """(which file, row of that file)."""
         if not 0 <= row < self.n:
             raise IndexError(f"row {row} of {self.n}")
-        at = int(np.searchsorted(self._firsts, row, side="right")) - 1
-        return self.files[at], row - self._firsts[at]
+        if self._excluded.size:
+            row = int(self._excluded.rows_of(np.array(row)))
+        at = bisect_right(self._firsts, row) - 1
+        return at, row - self._firsts[at]
 
-    def _largest_label(self) -> int:
-        largest = 0
-        for first, text, starts, stops in self.chunks():
-            labels = plain_labels(text, starts, stops)
-            whole = text.tobytes()
-            for index in np.flatnonzero(labels < 0).tolist():
-                line = whole[starts[index] : stops[index]]
-                labels[index] = parse_line(line, None, self.allow_outside_root, self, first + index)[1]
-            largest = max(largest, int(labels.max()))
-        return largest
+    def _chunks_of(self, at: int) -> Iterator[Chunk]:
+        first = self._firsts[at]
+        for row, text, starts, stops in self.files[at].chunks():
+            kept = self._excluded.kept(first + row, first + row + starts.size)
+            number = int(self._excluded.numbers_of(np.array(first + row)))
+            if kept is None:
+                yield number, text, starts, stops
+            elif kept.any():
+                yield number, text, starts[kept], stops[kept]
 
+    def _problems(self, rows: Places, text: Bytes, starts: Places, stops: Places) -> Iterator[Problem]:
+        while rows.size:
+            at, _ = self._find(int(rows[0]))
+            mine = int(np.searchsorted(rows, self._excluded.numbers_of(np.array(self._firsts[at + 1]))))
+            for first, piece in pieces(text, starts[:mine], stops[:mine]):
+                for index in np.flatnonzero(~self._plainly_good(piece, self.formats[at])).tolist():
+                    if (problem := self._problem(int(rows[first + index]), piece.line(index))) is not None:
+                        yield problem
+            rows, starts, stops = rows[mine:], starts[mine:], stops[mine:]
 
-def parse_line(
-    line: bytes, classes: Classes | None, allow_outside_root: bool, meta: MetaFile | None, row: int, place: str = ""
-) -> tuple[str, int]:
-    """(path, label) of one line; the one place that says what a good line is."""
+    def _problem(self, row: int, line: bytes) -> Problem | None:
+        try:
+            self.record(row, line)
+        except (RowError, OutsideRootError) as error:
+            return error
+        return None
 
-    def at() -> str:
-        return place or (meta.line_of(row) if meta is not None else f"row {row}")
+    def _plainly_good(self, rows: Rows, format: Format) -> Flags:
+        spans = find_spans(rows, format)
+        if spans is None:
+            return np.zeros(rows.stops.size, np.bool_)
+        good = good_paths(rows, spans, not self.allow_outside_root)
+        if self._classes.numbers_are_labels and not format.named:
+            numbers, largest = read_numbers(rows, spans, format.separator)
+            return good & numbers & (largest < len(self._classes))
+        if format.separator is not None or self._classes.is_numbered:
+            return np.zeros(rows.stops.size, np.bool_)
+        if self._table is None:
+            self._table = name_table(self._classes)
+        hashes, _ = self._table
+        found = hash_names(rows, spans.label_starts, spans.label_stops)
+        good &= (found != 0) & (hashes[np.minimum(np.searchsorted(hashes, found), hashes.size - 1)] == found)
+        return good
 
-    if len(line) > LONGEST_LINE:
-        raise RowError(f"{at()}  a line of {len(line)} bytes, more than {LONGEST_LINE}: a line is 'path label'")
-    if b"\0" in line:
-        raise RowError(f"{at()}  holds a NUL byte: a meta file is UTF-8 text")
-    try:
-        text = line.decode()
-    except UnicodeDecodeError as error:
-        raise RowError(
-            f"{at()}  byte {error.start + 1} ({line[error.start]:#04x}) is not UTF-8: save the file as UTF-8"
-        ) from None
-    # only blanks and tabs part fields: str.split() would also cut at no-break spaces, which stand in file names
-    stripped = text.rstrip(" \t\r")
-    cut = max(stripped.rfind(" "), stripped.rfind("\t"))
-    path, field = stripped[: cut + 1].rstrip(" \t"), stripped[cut + 1 :]
-    if not stripped:
-        raise RowError(f"{at()}  is blank: every line is 'path label' (blank lines may stand at the end only)")
-    if not path:
-        hint = ""
-        if "," in field or field.startswith("{"):
-            hint = " (CSV and JSON lines are not read: write 'path label')"
-        raise RowError(f"{at()}  {_short(stripped)} has no label: a line is 'path label'{hint}")
-    if not allow_outside_root and (path.startswith("/") or ".." in path.split("/")):
-        raise OutsideRootError(
-            f"{at()}  {_short(path)} leaves the root: paths are relative to it "
-            "(data.root=… sets it, data.allow_outside_root=true lifts this)"
-        )
-    return path, _label(field, classes, at)
+    def _open_listed(
+        self,
+        paths: list[Path],
+        classes: Given,
+        format: str | None,
+        columns: Columns | None,
+        cache: str | os.PathLike[str] | None,
+    ) -> Classes:
+        """Opens what is no file of lines; returns its classes."""
+        from .sources import open_lines
 
+        refuse_of_listed(paths, self.root, format, columns)
+        opened = open_lines(paths, cache=cache, classes=classes, columns=dict(columns) if columns else None)
+        self.files, self._root_found, self.told = [opened.file], opened.root, opened.told
+        self.formats = [_of_listing(opened.file)]
+        if opened.several:  # which the first rows need not show
+            self.formats = [replace(self.formats[0], separator=",")]
+        return opened.classes
 
-_NAMES = "give data.classes (names or a file of names) for labels that are names"
+    def _find_classes(self, index: bool) -> Classes:
+        found = [self._labels_of(at, index) for at in range(len(self.files))] if self.labelled else []
+        named = [labels.names for labels in found if labels.names is not None]
+        if named and len(named) < len(found):
+            told = [self.files[[labels.names is None for labels in found].index(which)].path for which in (True, False)]
+            raise ClassesError(
+                f"the labels of {told[0]} are numbers and those of {told[1]} names: give data.classes (the names in "
+                "the order of their numbers)"
+            )
+        if named:
+            return Classes(sorted({name for names in named for name in names}, key=str.encode))
+        return Classes.numbered(1 + max((labels.largest or 0 for labels in found), default=0))
 
+    def _labels_of(self, at: int, index: bool) -> Labels:
+        """What the labels of a file are: kept in its census, else found by a pass over it."""
+        file, format = self.files[at], self.formats[at]
+        key = label_key(format, self._excluded.digest)
+        kept = file.census.labels or {}
+        if (labels := Labels.restored(kept.get(key))) is not None:
+            return labels
+        large = file.size_bytes >= SMALL_BYTES and not isinstance(file, LineText)
+        if large and format.named and not index:
+            raise ClassesError(names_unknown(file.path))
 
-def _label(field: str, classes: Classes | None, at: object) -> int:
-    assert callable(at)
-    if classes is not None and (label := classes.label(field)) is not None:
-        return label
-    if not (field.isascii() and field.isdigit()) or len(field) > 18:
-        if field.startswith("-") and field[1:].isdigit():
-            raise RowError(f"{at()}  label {_short(field)} is below 0: labels are 0 … number of classes - 1")
-        if classes is None:
-            raise NamedLabelError(f"{at()}  label {_short(field)} is no whole number: {_NAMES}")
-        raise RowError(f"{at()}  label {_short(field)} is neither a number nor one of the {classes.told}")
-    if classes is None:
-        return int(field)
-    raise RowError(f"{at()}  label {field} is out of range: there are {classes.told}, labels 0 … {len(classes) - 1}")
-
-
-def plain_labels(
-    text: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
-    """The labels of rows that are plainly `path digits`, and -1 for every other row (which may still be legal)."""
-    labels = np.full(starts.size, -1, np.int64)
-    gaps = np.flatnonzero((text == 32) | (text == 9))
-    if gaps.size == 0:
-        return labels
-    before = np.searchsorted(gaps, stops) - 1
-    gap = gaps[np.maximum(before, 0)]
-    digits = stops - gap - 1
-    # a byte in front of the gap that is no blank: the path; at most 9 digits: no overflow to think about
-    good = (before >= 0) & (gap > starts) & (digits >= 1) & (digits <= 9)
-    good[good] &= ~np.isin(text[gap[good] - 1], (32, 9))
-    value = np.zeros(starts.size, np.int64)
-    for place in range(int(digits[good].max(initial=0))):
-        live = np.flatnonzero(good & (digits > place))
-        digit = text[gap[live] + 1 + place].astype(np.int64) - 48
-        good[live] = (digit >= 0) & (digit <= 9)
-        value[live] = value[live] * 10 + digit
-    labels[good] = value[good]
-    return labels
-
-
-def check_ends(
-    source: Source, *, classes: int | Sequence[str] | str | None = None, allow_outside_root: bool = False
-) -> int:
-    """The number of rows, once the first and last 1,000 lines of every file have been found good.
-
-    What lies between is counted, not looked at: this is what a launcher asks before it starts anything. Raises all
-    problems at once (at most 20 are shown); those that have one cause, labels that are names, as one.
-    """
-    known = read_classes(classes)
-    problems: list[RowError | OutsideRootError] = []
-    rows = 0
-    for path in paths_of(source):
-        lines, count = ends(path, ENDS)
-        rows += count
-        for number, line in lines:
+        def fields(row: int, line: bytes) -> Sequence[str]:
             try:
-                parse_line(line.removesuffix(b"\r"), known, allow_outside_root, None, 0, f"{path}:{number}")
-            except (RowError, OutsideRootError) as error:
-                problems.append(error)
-    if len(problems) > 1 and all(isinstance(error, NamedLabelError) for error in problems):
-        first, _, cure = str(problems[0]).rpartition(": ")
-        raise RowError(f"{first}, nor is that of {counted(len(problems) - 1, 'other line')}: {cure}")
-    if problems:
-        raise RowError(*map(str, problems))
-    return rows
+                return format.parse(line).labels
+            except Malformed as error:
+                raise RowError(f"{self.line_of(row)}  {error}") from None
+
+        labels = find_labels(self._chunks_of(at), format, fields, self.line_of)
+        if large or index:
+            file.census = file.census.with_labels({**kept, key: labels.stored()})
+        return labels
 
 
-def paths_of(source: Source) -> list[Path]:
-    """The files of a source: one, or a sequence of several."""
-    given = [source] if isinstance(source, str | os.PathLike) else list(source)
-    if not given or not all(os.fspath(path) for path in given):
-        raise MetaFileError("no meta file is given: data.train and data.val name a file, a list of files or a folder")
-    return [Path(path) for path in given]
+def _of_listing(file: LineFile) -> Format:
+    """Lines `path label` that this package wrote."""
+    for _, text, starts, stops in file.chunks():
+        lines = [
+            text[start:stop].tobytes() for start, stop in zip(starts[:HEAD_LINES], stops[:HEAD_LINES], strict=True)
+        ]
+        return sniff(lines, file.path, format="lines")
+    raise AssertionError("a file without rows can't be opened")
 
 
-def _is_utf8(text: bytes) -> bool:
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "…")
+def _one_kind(files: Sequence[LineFile], formats: Sequence[Format]) -> str:
+    kinds = [format.kind for format in formats]
+    if len(set(kinds)) > 1:
+        other = next(at for at, kind in enumerate(kinds) if kind != kinds[0])
+        raise MetaFileError(
+            f"the rows of {files[0].path} are of kind {kinds[0]!r}, those of {files[other].path} of kind "
+            f"{kinds[other]!r}: one kind at a time"
+        )
+    return kinds[0]

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from .errors import SplitError
-from .order import Permutation, rows_at
+from .order import Order, Permutation, rows_at
 from .split import check_world
 
 CHUNK = 4096
@@ -37,7 +37,8 @@ class ElasticSampler(DistributedSampler[Any]):
 
     Padding (the order repeated) and `drop_last` are the parent's. Yields Draws: rank r gets the positions g with
     g mod num_replicas == r, from `start` on. `start` belongs to the first epoch that is iterated; once `set_epoch`
-    names another one, that begins at 0. Rank and world are required: no process group is ever asked.
+    names another one, that begins at 0. Rank and world are required: no process group is ever asked. A dataset with an
+    `order_for(epoch)` over all its rows (order="block") is dealt in that order, under this sampler's seed.
     """
 
     def __init__(
@@ -70,9 +71,17 @@ class ElasticSampler(DistributedSampler[Any]):
             self._start_epoch = self.epoch
         n = len(self.dataset)  # type: ignore[arg-type]
         epoch = self.epoch
-        order = Permutation(n, seed=self.seed, epoch=epoch) if self.shuffle and n else None
+        order = self._order(n, epoch) if self.shuffle and n else None
         step = CHUNK * self.num_replicas
         for begin in range(self._first(), self.total_size, step):
             positions = np.arange(begin, min(begin + step, self.total_size), self.num_replicas)
             for row, position in zip(rows_at(positions, n, order).tolist(), positions.tolist(), strict=True):
                 yield Draw(row, epoch, position)
+
+    def _order(self, n: int, epoch: int) -> Order:
+        order_for = getattr(self.dataset, "order_for", None)
+        if order_for is not None:
+            order: Order = order_for(epoch)
+            if order.n == n:  # else a RankDataset, which serves a part of its order and has ordered that itself
+                return order.with_seed(self.seed)
+        return Permutation(n, seed=self.seed, epoch=epoch)

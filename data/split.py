@@ -99,8 +99,10 @@ class Split:
 
 
 def check_world(rank: int, world_size: int) -> None:
-    if world_size < 1 or not 0 <= rank < world_size:
-        raise SplitError(f"rank {rank} of world size {world_size}: rank is 0 … world_size - 1")
+    if world_size < 1:
+        raise SplitError(f"rank {rank} of world size {world_size}: a world has at least 1 rank")
+    if not 0 <= rank < world_size:
+        raise SplitError(f"rank {rank} of world size {world_size}: rank is 0 … {world_size - 1}")
 
 
 def check_tail(tail: str) -> None:

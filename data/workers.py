@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import itertools
+import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import FrameType
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from .datasets import IndexedDataset, RankDataset
+from .datasets import IndexedDataset, RankDataset, Request
 from .errors import DataError, TransformError, WorkerDiedError
 from .sampling import Sample, kept_randomness
 from .transforms import Transforms
@@ -47,19 +47,16 @@ class Loaded:
 
 
 class BatchReader(Dataset[Any]):
-    """A dataset of whole batches: DataLoader hands it the list of a batch's Draws."""
+    """A dataset of whole batches: DataLoader hands it a Request for each."""
 
     def __init__(self, dataset: RankDataset | IndexedDataset) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, index: int) -> Sample:
-        return self.dataset.sample(index)
-
-    def __getitems__(self, draws: Sequence[int]) -> Loaded:
+    def __getitems__(self, wanted: Request) -> Loaded:
         """Loads a batch. A DataError comes back as a value: DataLoader would wrap its text into a traceback."""
         try:
             with kept_randomness() if get_worker_info() is None else nullcontext():
-                return self._collate([self.dataset.sample(draw) for draw in draws])
+                return self._collate(self.dataset.samples(wanted))
         except DataError as error:
             empty = torch.empty(0)
             return Loaded(empty, empty, empty, [], error)
@@ -75,68 +72,115 @@ class BatchReader(Dataset[Any]):
             )
         return Loaded(
             images=torch.stack([sample.image for sample in samples]),
-            labels=torch.tensor([sample.label for sample in samples], dtype=torch.int64),
+            labels=self._labels(samples),
             draws=torch.tensor([sample.draws for sample in samples], dtype=torch.float32).reshape(len(samples), -1),
             replaced=[(place, s.replaced_by) for place, s in enumerate(samples) if s.replaced_by is not None],
         )
+
+    def _labels(self, samples: list[Sample]) -> torch.Tensor:
+        if not self.dataset.meta.multi_label:
+            return torch.tensor([sample.label for sample in samples], dtype=torch.int64)
+        several = torch.zeros(len(samples), self.dataset.num_classes)
+        for place, sample in enumerate(samples):
+            assert isinstance(sample.label, tuple)
+            several[place, list(sample.label)] = 1.0
+        return several
 
 
 @dataclass(frozen=True)
 class WorkerStart:
     """Run first in every worker: it leaves notices to its rank, and ends with it."""
 
-    dies_with_parent: bool
+    parent: int | None
 
     @classmethod
-    def here(cls) -> WorkerStart:
-        # The kernel's signal comes when the *thread* that forked ends, so only the main thread may ask for it.
+    def here(cls, start: str) -> WorkerStart:
+        # The kernel's signal comes when the *thread* that forked ends, so only the main thread may ask for it. A
+        # forkserver's workers are its children: it ends with this process, and they with it.
         is_main = threading.current_thread() is threading.main_thread()
-        return cls(dies_with_parent=is_main and sys.platform == "linux")
+        return cls(os.getpid() if is_main and sys.platform == "linux" and start != "forkserver" else None)
 
     def __call__(self, worker: int) -> None:
         for number in QUIET_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, QUIET_SIGNALS)
-        if self.dies_with_parent:
+        if self.parent is not None:
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != self.parent:  # it ended while this one was still importing torch
+                os._exit(1)
 
 
-def fetch_all(loader: DataLoader[Loaded], rows_of: Iterator[list[int]]) -> Iterator[Loaded]:
-    """All batches of a loader in order; raises what a worker reported, and WorkerDiedError for one that is gone.
+@dataclass(frozen=True)
+class WorkerSettings:
+    """How many loader processes, how they start, and whether batches come in pinned memory."""
 
-    `rows_of` gives the rows of each batch, to name those that a dead worker had to load.
+    count: int
+    start: str
+    pin_memory: bool
+
+
+class Fetch:
+    """What workers have loaded, in the order in which it was asked for.
+
+    `plan` gives Requests; `rows_asked()` the rows of every batch that was asked for and not given out, to name those
+    that a dead worker had to load.
     """
-    # Workers inherit the mask: no Ctrl-C and no notice can hit one before it has learnt to ignore them.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, QUIET_SIGNALS)
-    of_children = signal.getsignal(signal.SIGCHLD)
-    try:
-        iterator: Any = iter(loader)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        # torch's handler raises wherever the main thread is: in a backward pass or an all-reduce.
-        _handle_children(of_children)
-    workers: Sequence[Any] = getattr(iterator, "_workers", ())
-    number = 0
-    try:
-        while True:
-            try:
-                with _deaths_raised(workers):
-                    loaded: Loaded = next(iterator)
-            except StopIteration:
-                return
-            except (RuntimeError, OSError, EOFError) as error:
-                dead = _dead(workers, patience_s=DEATH_S)
-                if not dead:
-                    raise
-                raise _death(dead[0], workers, number, rows_of) from error
-            if loaded.error is not None:
-                raise loaded.error
-            next(rows_of)
-            number += 1
-            yield loaded
-    finally:
-        if workers:
-            iterator._shutdown_workers()
+
+    def __init__(
+        self,
+        reader: BatchReader,
+        plan: Iterator[Request],
+        settings: WorkerSettings,
+        rows_asked: Callable[[], list[list[int]]],
+    ) -> None:
+        self._rows_asked = rows_asked
+        self._number = 0
+        count = settings.count
+        # A generator of its own: DataLoader draws a seed when it starts, and would take it from the process's
+        # default generator, which belongs to the model.
+        loader: DataLoader[Loaded] = DataLoader(
+            reader,
+            batch_sampler=plan,  # type: ignore[arg-type]
+            collate_fn=_as_it_is,
+            num_workers=count,
+            prefetch_factor=PREFETCH if count else None,
+            multiprocessing_context=settings.start if count else None,
+            worker_init_fn=WorkerStart.here(settings.start) if count else None,
+            pin_memory=settings.pin_memory,
+            generator=torch.Generator(),
+        )
+        # Workers inherit the mask: no Ctrl-C and no notice can hit one before it has learnt to ignore them.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, QUIET_SIGNALS)
+        of_children = signal.getsignal(signal.SIGCHLD)
+        try:
+            self._iterator: Any = iter(loader)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            # torch's handler raises wherever the main thread is: in a backward pass or an all-reduce.
+            _handle_children(of_children)
+        self._workers: Sequence[Any] = getattr(self._iterator, "_workers", ())
+
+    def next(self) -> Loaded:
+        """The next batch. Raises what a worker reported, WorkerDiedError for one that is gone, and StopIteration at
+        the end of the plan."""
+        try:
+            with _deaths_raised(self._workers):
+                loaded: Loaded = next(self._iterator)
+        except (RuntimeError, OSError, EOFError) as error:
+            dead = _dead(self._workers, patience_s=DEATH_S)
+            if not dead:
+                raise
+            raise _death(dead[0], self._workers, self._number, self._rows_asked()) from error
+        if loaded.error is not None:
+            raise loaded.error
+        self._number += 1
+        return loaded
+
+    def close(self) -> None:
+        """Ends the workers."""
+        if self._workers:
+            self._iterator._shutdown_workers()
+            self._workers = ()
 
 
 @contextmanager
@@ -179,17 +223,21 @@ def _dead(workers: Sequence[Any], patience_s: float = 0.0) -> list[int]:
     return dead
 
 
-def _death(index: int, workers: Sequence[Any], number: int, rows_of: Iterator[list[int]]) -> WorkerDiedError:
-    """Names a dead worker and the rows that it had been given and that were not delivered.
+def _death(index: int, workers: Sequence[Any], number: int, asked: list[list[int]]) -> WorkerDiedError:
+    """Names a dead worker and the rows that it had been given and that were not delivered; `number` is that of the
+    first batch in `asked`.
 
-    Batches go round the workers in turn, and each is given PREFETCH ahead: the fatal row is one of theirs.
+    Batches go round the workers in turn: the fatal row is one of theirs.
     """
     code = workers[index].exitcode
     how = f"was killed by signal {-code}" if code is not None and code < 0 else f"left with code {code}"
-    ahead = itertools.islice(rows_of, PREFETCH * len(workers))
-    rows = [row for place, batch in enumerate(ahead, number) if place % len(workers) == index for row in batch]
+    rows = [row for place, batch in enumerate(asked, number) if place % len(workers) == index for row in batch]
     shown = ", ".join(str(row) for row in rows[:8]) + (", …" if len(rows) > 8 else "")
     return WorkerDiedError(
         f"loader worker {index} of {len(workers)} (pid {workers[index].pid}) {how} with rows {shown} in hand; "
         "was the memory of the machine or of the job used up?"
     )
+
+
+def _as_it_is(loaded: Any) -> Any:
+    return loaded

@@ -214,21 +214,24 @@ or the system's limits (open files, processes) are too low. The line says which;
 environment with versions that are tested together, `ulimit -n` raises the number of open files.""",
     "E200": """Something is wrong with the data. The line says what; `python launch.py data check META` looks
 at all rows.""",
-    "E201": """A meta file can't be used: it is missing, empty, a folder or a pipe, packed (gzip, zip), or
-changed in a way that makes it unreadable. A meta file is plain text with one sample per line, `path
-label`. Paths in a config are relative to the folder that you start from, not to the config.""",
+    "E201": """A meta file can't be used: it is missing, empty, a folder or a pipe, packed (gzip, zip), or of
+a shape that no guess fits. A meta file is text with one sample per line: `path label`, CSV, TSV, JSON lines,
+frame lists. `python launch.py data index META` says how one is read; data.format and data.columns overrule
+the guess. Paths in a config are relative to the folder that you start from, not to the config.""",
     "E202": """Rows of a meta file are wrong: blank in the middle, without a label, with a label that is out
-of range or no class name, or not UTF-8. A launch looks at the first and last 1,000 lines; `python
-launch.py data check META` looks at all of them.""",
-    "E203": """The classes give no labels: a class list that is missing or names a class twice, or a class
-folder without images. With class folders the label is the folder's number when all names are numbers,
+of range or no class name, or not UTF-8; or, under `data check --against`, in both of two sets. A launch looks
+at the first and last 1,000 lines, a rank at the rows that it takes; `python launch.py data check META` looks
+at all of them, and `--clean OUT` writes a list without them.""",
+    "E203": """The classes give no labels: a class list that is missing or names a class twice, a class folder
+without images, or labels that are names in a large file that has no index yet (`python launch.py data index
+META` lists them once). With class folders the label is the folder's number when all names are numbers,
 else its place among the sorted names.""",
     "E204": """A transform can't be built or doesn't yield what a batch needs. Transforms are names of
 torchvision's v2, our own, or dotted paths to a class of yours; arguments are a mapping below the name.
 All images must leave with one shape.""",
     "E205": """The rows can't be dealt to the ranks: the global batch is smaller than the world size or larger
-than the epoch (no step would be left), or a start position lies outside of the epoch. Change
-train.global_batch or the number of ranks.""",
+than the epoch (no step would be left), a start position lies outside of the epoch, or the meta file is too
+small for data.order=block. Change train.global_batch, the number of ranks, or data.order.""",
     "E206": """An image can't be read. With data.on_error: replace another row takes its place, is counted and
 listed in bad_samples.csv; with raise (the default) the run ends here.""",
     "E207": """An image path is absolute or leaves the root folder, by .. or through a link. Set data.root to
@@ -240,13 +243,16 @@ identity, so another decoder is not taken silently: repair it, or change data.de
 data.decoder.""",
     "E210": """Ranks see different data: another meta file, other rows, classes or decoder. Nodes often hold
 copies of different age; give all of them the same files.""",
-    "E211": """The meta file changed while it was in use. A run's rows are its identity: start a new run on
-the changed file, or put the old one back.""",
-    "E212": """A process that loads images was killed, most often by the system for want of memory: lower
-data.workers, or give the job more memory. It is restarted from the last checkpoint while restarts are
-left.""",
+    "E211": """The meta file changed while it was in use, or something still writes it. A run's rows are its
+identity: start a new run on the changed file, or put the old one back.""",
+    "E212": """A process that loads images, or looks at them for `data check`, was killed, most often by the
+system for want of memory: lower data.workers (--processes), or give the job more memory. A run is restarted
+from the last checkpoint while restarts are left.""",
     "E213": """An argument of the data package's functions or of a `data` verb is not legal; the line says
 what would be.""",
+    "E214": """`data pack` can't go on: the folder holds something else or another pack, the disk is full, an
+image can't be read, or a shard is not what was written. Whole shards are kept: mend what the line names and
+give the same command again.""",
     "E301": """The model can't be built: the name, an argument or the initialisation does not exist or does
 not fit the classes and channels. `model.name` is one of ours, any classification model of torchvision, or
 a dotted path to yours.""",

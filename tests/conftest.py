@@ -78,11 +78,16 @@ def _no_tmpfs() -> str | None:
     return None
 
 
+def _no_ffmpeg() -> str | None:
+    return None if shutil.which("ffmpeg") else "there is no ffmpeg here"
+
+
 NEEDS = {
     "linux": Need(_no_linux, "run on Linux"),
     "slurm": Need(_no_slurm, "apt-get install slurm-wlm munge"),
     "netns": Need(_no_netns, "run as root, or allow user namespaces (sysctl kernel.unprivileged_userns_clone=1)"),
     "tmpfs": Need(_no_tmpfs, "run as root, in a container with CAP_SYS_ADMIN"),
+    "ffmpeg": Need(_no_ffmpeg, "apt-get install ffmpeg"),
     "fashion-mnist": Need(_no_fashion_mnist, "apt-get install dataset-fashion-mnist"),
 }
 

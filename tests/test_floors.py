@@ -28,8 +28,8 @@ CONFIG_LIBRARIES = {"yaml", "pydantic", "pydantic_core"}
 TORCH_LIBRARIES = {"torch", "torchvision", "torchmetrics", "safetensors", "matplotlib", "timm", "numpy", "PIL"}
 # The island's upper part. Every other module of data/ is its core, which gets by with numpy and imports these, if at
 # all, inside a function.
-DATA_UPPER = {"agreement", "datasets", "decode", "erasing", "inspection", "loader"}
-DATA_UPPER |= {"sampler", "sampling", "transforms", "workers"}
+DATA_UPPER = {"agreement", "clips", "datasets", "decode", "erasing", "grid", "inspection", "loader"}
+DATA_UPPER |= {"reading", "sampler", "sampling", "shrink", "transforms", "workers"}
 # Modules of rankrun.launch that run in the agent or in the processes it forks; with training the only torch in rankrun.
 AGENT = {"agent", "local", "rank", "rendezvous"}
 # launch.py and the console command share one door, cli.py.
@@ -106,6 +106,8 @@ def allowed(path: str, target: str, in_function: bool) -> bool:
     if is_in(module, "data"):
         if top == "data":
             return in_data_upper(module) or not in_data_upper(target) or in_function
+        if module == "data.parquet" and top == "pyarrow":
+            return True
         return top == "numpy" or (in_data_upper(module) and top in {"torch", "torchvision", "torchcodec", "PIL"})
     if is_in(module, "models"):
         return top in TORCH_LIBRARIES | {"models"}
@@ -237,7 +239,8 @@ def test_what_the_table_allows_passes(path: str, source: str) -> None:
 def test_every_third_party_import_is_a_declared_dependency_and_every_dependency_is_used() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     modules_of = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}
-    names = [requirement.partition(">")[0] for requirement in project["dependencies"]]
+    optional = project["optional-dependencies"]["parquet"]
+    names = [requirement.partition(">")[0] for requirement in [*project["dependencies"], *optional]]
     declared = {modules_of.get(name, name) for name in names}
     used = {
         imported.target.partition(".")[0] for path in modules() for imported in imports(path, (ROOT / path).read_text())

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -172,7 +174,7 @@ def test_a_list_without_labels(digits: Path, tmp_path: Path) -> None:
     end = predict(digits / "runs" / "tiny", bare, "--out", out)
     assert end.returncode == 0, end.stderr
     assert [row[:2] for row in read(out)[1:]] == [[str(tmp_path / "my pic.PNG"), ""], [str(tmp_path / "b.png"), ""]]
-    assert f"not read: {tmp_path}/none.png: No such file or directory\n" in end.stderr
+    assert f"not read: {bare}:3  none.png: No such file or directory\n" in end.stderr
     assert end.stdout.splitlines()[-1].startswith(f"{out}: 2 images by ")
     out.unlink()
     for text, told in (
@@ -213,3 +215,27 @@ def test_mistakes_are_one_line_and_leave_nothing(digits: Path, tmp_path: Path) -
         assert not out.exists()
         assert not list(tmp_path.glob(".out*"))
     refused(predict(run, digits / "val0.png", "--out", empty), "E101 --out .*empty: is a folder")
+
+
+def test_tables_and_tars(digits: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    table = tmp_path / "list.csv"
+    table.write_text(f"file_name,label\n{digits}/val0.png,left\n{digits}/val1.png,1\n")
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        tar.add(digits / "val1.png", "0.png")
+        label = tarfile.TarInfo("0.cls")
+        label.size = 1
+        tar.addfile(label, io.BytesIO(b"1"))
+    lists = tmp_path / "several.txt"
+    lists.write_text(f"{digits}/val0.png 0,1\n")
+    words = (digits / "runs" / "tiny", table, tmp_path / "s.tar", lists, "--out", out)
+    refused(predict(digits / "runs" / "tiny", lists, "--out", out), r"E207 .*several\.txt:1  .* leaves the root")
+    end = predict(*words, "--allow-outside-root")
+    assert end.returncode == 0, end.stderr
+    rows = read(out)[1:]
+    assert [row[1] for row in (rows[0], rows[1], rows[-1])] == ["left", "right", ""], "of several none is compared with"
+    assert rows[2][0].startswith(f"{tmp_path}/s.tar@")
+    assert rows[2][2:] == rows[1][2:], "the same picture"
+    clips = tmp_path / "clips.txt"
+    clips.write_text("v 9 0\n")
+    refused(predict(digits / "runs" / "tiny", clips), r"E213 .*clips\.txt: frame folders .*: what is looked at")

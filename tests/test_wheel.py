@@ -80,10 +80,15 @@ def test_site_packages_got_nothing_but_rankrun(installed: Path) -> None:
     assert {re.sub(r"-.*\.dist-info", ".dist-info", name) for name in names} == {"rankrun", "rankrun.dist-info"}
 
 
-def test_readmes_example_runs_there(installed: Path, tmp_path: Path) -> None:
+def readme_block(holding: str) -> str:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    (example,) = [block for block in blocks if "RankDataset(" in block]
-    assert "from rankrun.data import" in example
+    (found,) = [block for block in blocks if holding in block]
+    assert "from rankrun.data import" in found
+    return str(found)
+
+
+def test_readmes_example_runs_there(installed: Path, tmp_path: Path) -> None:
+    example = readme_block("# prints")
     run(sys.executable, ROOT / "datasets" / "digits.py", tmp_path / "datasets" / "digits", cwd=tmp_path)
     (tmp_path / "example.py").write_text(example)
     python = installed / "bin" / "python"
@@ -91,6 +96,14 @@ def test_readmes_example_runs_there(installed: Path, tmp_path: Path) -> None:
     assert told.splitlines() == re.findall(r"# prints (.*)", example)
     place = run(python, "-c", "import rankrun.data; print(rankrun.data.__file__)", cwd=tmp_path)
     assert Path(place.strip()).is_relative_to(site_packages(installed))
+
+
+def test_readmes_training_script_runs_there_under_plain_torchrun(installed: Path, tmp_path: Path) -> None:
+    run(sys.executable, ROOT / "datasets" / "digits.py", tmp_path / "datasets" / "digits", cwd=tmp_path)
+    (tmp_path / "mine.py").write_text(readme_block("DistributedDataParallel"))
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "mine.py")
+    told = run(installed / "bin" / "python", *torchrun, cwd=tmp_path)
+    assert told.splitlines()[-3:] == ["0 1408", "1 1408", "2 1408"]  # 1,442 rows, cut at the global batch
 
 
 def test_the_console_command_answers(installed: Path, tmp_path: Path) -> None:

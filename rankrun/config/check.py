@@ -6,6 +6,7 @@ import re
 from typing import Any, Final, Literal, get_args, get_origin
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from rankrun.config.keys import fields
 from rankrun.config.legal import legal
@@ -123,15 +124,31 @@ def _dotted(path: tuple[str | int, ...]) -> str:
 def _text(path: tuple[str | int, ...], kind: str, node: Node | None) -> str:
     if kind == "extra_forbidden":
         return _unknown(path)
-    known = fields()
-    key = next((k for n in (1, 2) if (k := ".".join(map(str, path[:n]))) in known), None)
-    if key is None:  # a section, or the whole
-        words = legal(Settings.model_fields[str(path[0])]) if path else "a mapping"
-        return f"must be {words}, not {_shown(node)}"
-    info = known[key]
+    info = _info(path)
+    if info is None:  # the whole
+        return f"must be a mapping, not {_shown(node)}"
+    words = legal(info)
     if kind == "missing":
-        return f"is required: {legal(info)} ({info.description})"
-    return f"must be {legal(info)}, not {_shown(node)}.{_hint(legal(info), node)}".removesuffix(".")
+        return f"is required: {words} ({info.description})"
+    return f"must be {words}, not {_shown(node)}.{_hint(words, node)}".removesuffix(".")
+
+
+def _info(path: tuple[str | int, ...]) -> FieldInfo | None:
+    """What the schema says of the key at `path`, or of the nearest one above it, such as a list of its items."""
+    section: type[Section] | None = Settings
+    found: FieldInfo | None = None
+    for part in path:
+        if section is None or part not in section.model_fields:
+            break
+        found = section.model_fields[str(part)]
+        section = _section_of(found)
+    return found
+
+
+def _section_of(info: FieldInfo) -> type[Section] | None:
+    """The section that a key holds: always, or where it isn't null (`Columns | None`)."""
+    kinds = (info.annotation, *get_args(info.annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
 def _hint(words: str, node: Node | None) -> str:
@@ -149,9 +166,10 @@ def _hint(words: str, node: Node | None) -> str:
 
 def _siblings(path: tuple[str | int, ...]) -> list[str]:
     """The keys that may stand where the unknown key at `path` stands."""
-    section: Any = Settings
+    section: type[Section] | None = Settings
     for part in path[:-1]:
-        section = section.model_fields[part].annotation
+        section = None if section is None else _section_of(section.model_fields[str(part)])
+    assert section is not None, "an unknown key stands in a section"
     return list(section.model_fields)
 
 
@@ -161,7 +179,7 @@ def _meant(path: tuple[str | int, ...]) -> str | None:
 
 def _unknown(path: tuple[str | int, ...]) -> str:
     given, siblings = str(path[-1]), _siblings(path)
-    group = f"is not a key of {path[0]}" if len(path) > 1 else "is not a key of a config"
+    group = f"is not a key of {_dotted(path[:-1])}" if len(path) > 1 else "is not a key of a config"
     if given == "<<":
         return f"{group}. Merge keys are not of YAML 1.2; use base: other.yaml"
     if given == "base":

@@ -42,7 +42,7 @@ def _words(annotation: Any, metadata: list[Any]) -> str:
     if annotation == Transform:
         return "name, or Name: {its arguments}"
     if origin in (Union, types.UnionType):
-        return _joined([_words(part, metadata if part is not type(None) else []) for part in get_args(annotation)])
+        return _joined([word for part in get_args(annotation) for word in _branch(part, metadata)])
     if origin is Literal:
         return _joined([yaml_word(value) for value in get_args(annotation)])
     if origin is list:
@@ -66,6 +66,13 @@ def _words(annotation: Any, metadata: list[Any]) -> str:
     raise TypeError(f"no words for {annotation!r}")
 
 
+def _branch(part: Any, metadata: list[Any]) -> list[str]:
+    """The words of one branch of a union: every value of a Literal by itself."""
+    if get_origin(part) is Literal:
+        return [yaml_word(value) for value in get_args(part)]
+    return [_words(part, metadata if part is not type(None) else [])]
+
+
 def _number(kind: str, metadata: list[Any]) -> str:
     bounds: dict[str, Any] = {}
     for item in metadata:
@@ -83,4 +90,5 @@ def _number(kind: str, metadata: list[Any]) -> str:
 def _joined(words: list[str]) -> str:
     if len(words) == 1:
         return words[0]
-    return f"{', '.join(words[:-1])} or {words[-1]}"
+    comma = "," if any(", " in word for word in words) else ""  # "a mapping of the keys path, label, or null"
+    return f"{', '.join(words[:-1])}{comma} or {words[-1]}"

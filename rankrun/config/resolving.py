@@ -19,7 +19,7 @@ from rankrun.errors import ConfigError
 __all__ = ["Resolved", "dump", "load_frozen", "resolve", "resolve_with_origins"]
 
 MOST_PROBLEMS: Final = 20
-_PATHS: Final = ("train", "val", "root", "classes")
+_PATHS: Final = ("train", "val", "root", "classes", "exclude")
 
 
 @dataclass(frozen=True)

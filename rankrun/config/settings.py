@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 __all__ = [
     "FREE",
     "Checkpoint",
+    "Columns",
     "Data",
     "Eval",
     "Launch",
@@ -44,13 +45,35 @@ class Section(BaseModel):
     )
 
 
+# A column's name in the header line (or its key in JSON lines), or its number.
+Column = Annotated[str, Field(min_length=1)] | Annotated[int, Field(ge=0, le=_MOST)]
+
+
+class Columns(Section):
+    """Which columns of a CSV or TSV file, or keys of JSON lines, hold what, where looking doesn't tell."""
+
+    path: Annotated[Column | None, Field(description="name or number (from 0) of the column of paths")] = None
+    label: Annotated[Column | None, Field(description="of labels, one in each row")] = None
+    labels: Annotated[Column | None, Field(description="of labels, several in each row")] = None
+    frames: Annotated[Column | None, Field(description="of the number of frames that a folder holds")] = None
+    start: Annotated[Column | None, Field(description="of the second at which a span of a video begins")] = None
+    stop: Annotated[Column | None, Field(description="of the second at which it ends")] = None
+
+    @model_serializer(mode="wrap")
+    def _given(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {role: column for role, column in whole(self).items() if column is not None}
+
+
 class Data(Section):
     """What is trained and evaluated on, and how it is read."""
 
     train: Annotated[
         PathText | PathList,
         Field(
-            description=("meta file, list of meta files, or class folder to train on; relative to the current folder")
+            description=(
+                "what to train on: a meta file, a list or glob of them, class folders, tar shards, or a Parquet file; "
+                "relative to the current folder"
+            )
         ),
     ]
     val: Annotated[PathText | PathList | None, Field(description=("the same for evaluation; null: no evaluation"))] = (
@@ -68,6 +91,39 @@ class Data(Section):
             )
         ),
     ] = "rank"
+    order: Annotated[
+        Literal["row", "block"],
+        Field(
+            description=(
+                "row: an exact shuffle of all rows; block: a shuffle of pieces of the file, then within lanes of them, "
+                "for huge files on slow shared disks: a rank reads only its part of the file"
+            )
+        ),
+    ] = "row"
+    read: Annotated[
+        Literal["shard", "direct"],
+        FREE,
+        Field(
+            description=(
+                "shard: a rank reads its rows of an epoch at once and holds them as bytes; direct: it reads each row "
+                "when it is due and holds none; for mode rank (indexed always reads directly)"
+            )
+        ),
+    ] = "shard"
+    format: Annotated[
+        Literal["lines", "csv", "tsv", "jsonl", "frames"] | None,
+        Field(description=("how the lines of meta files are written; null: look")),
+    ] = None
+    columns: Annotated[
+        Columns | None,
+        Field(
+            description=("columns of CSV, TSV or JSON lines by name or number, as {path: file, label: 2}; null: look")
+        ),
+    ] = None
+    exclude: Annotated[
+        PathText | PathList | None,
+        Field(description=("file, or list of files, of row numbers of the training data to leave out")),
+    ] = None
     classes: Annotated[
         Annotated[int, Field(ge=1, le=_MOST)] | list[str] | PathText | None,
         Field(
@@ -112,6 +168,12 @@ class Data(Section):
     audit: Annotated[
         bool, FREE, Field(description=("every rank writes the rows of each step to audit/rank-*.jsonl"))
     ] = False
+
+    def reading(self) -> dict[str, Any]:
+        """What data.open_dataset takes of this section, but for the sources and their transforms."""
+        return self.model_dump(
+            exclude={"train", "val", "train_transforms", "eval_transforms", "workers", "worker_start", "audit"}
+        )
 
 
 class Model(Section):

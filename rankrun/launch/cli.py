@@ -20,10 +20,11 @@ usage: launch.py VERB …
 
   run TARGET …          start a run on this machine: a config (*.yaml), a Python script, -m MODULE,
                         or with --no-python any command
-  plan CONFIG …         ranks, batch arithmetic and steps of a config; starts nothing
+  plan CONFIG …         ranks, batches, steps, memory and bytes read of a config; starts nothing
   config show|help|diff|schema …
                         values and where each came from; every key explained
-  data check|inspect …  about meta files and class folders
+  data index|check|inspect|pack|where …
+                        about meta files, class folders, tars and Parquet files
   explain CODE          an error code (E102) or an exit code (75), at length
 
 launch.py VERB --help says more.
@@ -112,11 +113,11 @@ def _run(words: list[str], env: Mapping[str, str]) -> int | Forked:
     settings = None
     if options.is_config:
         from rankrun.config import resolve
-        from rankrun.launch.precheck import check_data
+        from rankrun.launch.precheck import check_data, index_folder
 
         settings = resolve(Path(options.target), options.words, env=env)
         plan = make_plan(options, env, settings, gpus=visible_gpus(env))
-        check_data(settings, plan.nproc, env)
+        check_data(settings, plan.nproc, env, cache=index_folder(plan.runs))
     else:
         plan = make_plan(options, env, None, gpus=visible_gpus(env))
     if options.dry_run:

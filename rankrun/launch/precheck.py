@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rankrun.errors import BadInput
+from rankrun.launch.reading import Facts
 
 if TYPE_CHECKING:
     from rankrun.config import Settings
@@ -34,7 +35,12 @@ def data_command(words: list[str], env: Mapping[str, str]) -> tuple[list[str], d
     return [sys.executable, "-m", module, *words], {**env, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def data_words(settings: Settings, nproc: int = 1) -> list[list[str]]:
+def index_folder(runs: Path) -> Path:
+    """Where runs keep indexes that can't lie beside their files; train.py says the same."""
+    return runs / ".index"
+
+
+def data_words(settings: Settings, cache: Path) -> list[list[str]]:
     """The words that stand for a config's data on the data package's command line: training, then evaluation."""
     data = settings.data
     common = [f"--classes={json.dumps(data.classes)}"] if data.classes is not None else []
@@ -42,19 +48,36 @@ def data_words(settings: Settings, nproc: int = 1) -> list[list[str]]:
         common.append(f"--root={data.root}")
     if data.allow_outside_root:
         common.append("--allow-outside-root")
-    sources = [[source] if isinstance(source, str) else source for source in (data.train, data.val) if source]
+    if data.format is not None:
+        common.append(f"--format={data.format}")
+    if data.columns is not None:
+        common.append(f"--columns={json.dumps(data.columns.model_dump())}")
+    common.append(f"--cache={cache}")
+    sources = [_several(source) for source in (data.train, data.val) if source]
     words = [[*common, "--", *source] for source in sources]
-    words[0][:0] = [f"--global-batch={settings.train.global_batch}", f"--world-size={nproc}"]
+    # rows are left out of the training data, which the order is of as well
+    words[0][:0] = [f"--exclude={name}" for name in _several(data.exclude or [])]
     return words
 
 
-def check_data(settings: Settings, nproc: int, env: Mapping[str, str]) -> None:
-    """Look at the first and last lines of the config's meta files; DataRefused with what is wrong with them."""
+def _several(source: str | list[str]) -> list[str]:
+    return [source] if isinstance(source, str) else source
+
+
+def check_data(settings: Settings, world_size: int, env: Mapping[str, str], *, cache: Path) -> list[Facts]:
+    """Look at the first and last lines of the config's meta files; returns what they are, training first.
+
+    DataRefused with what is wrong with them.
+    """
+    training, *rest = data_words(settings, cache)
+    batch = [f"--global-batch={settings.train.global_batch}", f"--order={settings.data.order}"]
     looks = []
-    for words in data_words(settings, nproc):
-        command, environment = data_command(["check", "--head", *words], env)
-        looks.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL))
-    said = [look.communicate()[1].decode(errors="replace").strip() for look in looks]
-    lines = [line for text, look in zip(said, looks, strict=True) if look.returncode for line in text.splitlines()]
+    for words in ([*batch, *training], *rest):
+        command, environment = data_command(["check", "--facts", f"--world-size={world_size}", *words], env)
+        looks.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE))
+    said = [look.communicate() for look in looks]
     if any(look.returncode for look in looks):
+        told = [text.decode(errors="replace").strip() for (_, text), look in zip(said, looks, strict=True)]
+        lines = [line for text, look in zip(told, looks, strict=True) if look.returncode for line in text.splitlines()]
         raise DataRefused("\n".join(dict.fromkeys(lines)) or "the data package left without a word")
+    return [Facts.of(json.loads(out.splitlines()[-1])) for out, _ in said]

@@ -209,6 +209,7 @@ def describe(settings: Settings, facts: Mapping[str, Any], device: torch.device,
             **{key: {"rows": part["n"], "fingerprint": part["fingerprint"]} for key, part in parts.items()},
             "data.classes": facts["classes"],
             "data.decoder": facts["decoder"],
+            "data.order": facts["order"],
             "train.device": device.type,
         },
         "prediction": {

@@ -119,6 +119,15 @@ class Group:
         peer.told_by = first
         raise peer
 
+    def zero_first(self, act: Callable[[], T]) -> T:
+        """`together`, with rank 0 before the others: what it leaves on the disk, such as an index, they find."""
+        if self.rank == 0:
+            result = self.together(act)
+            self.together(lambda: None)
+            return result
+        self.together(lambda: None)
+        return self.together(act)
+
     def on_rank_zero(self, act: Callable[[], Any]) -> Any:
         """Rank 0 alone does `act`; all get its result (builtins, by JSON), or all raise its error, told by rank 0."""
         result = self.together(lambda: act() if self.rank == 0 else None)

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
 
+from data.formats import FORMATS
+from data.formats_sniff import ROLES
+from rankrun.config.settings import Columns, Data
 from tests.config.conftest import LEAST
 
 Problems = Callable[..., list[str]]
@@ -49,6 +53,14 @@ def test_five_mistakes_are_five_lines_in_the_order_of_the_file(problems: Problem
         ("data.classes=0", "data.classes: must be a whole number >= 1, a list of names, a path or null, not 0"),
         ("data.classes=[a, b, a]", "data.classes[2]: names 'a' a second time"),
         ("data.classes=[]", "data.classes: is an empty list; name the classes, or leave it out"),
+        ("data.order=Block", "data.order: must be row or block, not 'Block'. Did you mean 'block'?"),
+        ("data.read=stream", "data.read: must be shard or direct, not 'stream'"),
+        ("data.format=CSV", "must be lines, csv, tsv, jsonl, frames or null, not 'CSV'. Did you mean 'csv'?"),
+        ("data.columns=file", "must be a mapping of the keys path, label, labels, frames, start, stop, or null, not"),
+        ("data.columns.lable=x", "data.columns.lable: is not a key of data.columns. Did you mean 'label'?"),
+        ("data.columns.label=-1", "data.columns.label: must be a name, a whole number >= 0 or null, not -1"),
+        ("data.columns={path: [a]}", "data.columns.path: must be a name, a whole number >= 0 or null, not a list of 1"),
+        ("data.exclude=[]", "data.exclude: must be a path, a list of paths or null, not an empty list"),
         ("data.train_transforms=Flip", "must be a list of names, or Name: {its arguments}, not 'Flip'"),
         ("data.train_transforms=[{RandomCrop: 28}]", "data.train_transforms[0].RandomCrop: must be a list of"),
         ("data.train_transforms=[{A: {}, B: {}}]", "data.train_transforms[0]: names 2 transforms; give each an item"),
@@ -106,3 +118,10 @@ def test_long_and_hostile_keys_stay_short_and_printable(problems: Problems) -> N
     found = problems(LEAST + f"{'k' * 900}: 1\n'a\\x1b[2Jb': 2\n")
     assert len(found) == 2
     assert all(len(line) < 500 for line in found)
+
+
+def test_the_formats_are_those_of_the_data_package() -> None:
+    (names, _) = get_args(Data.model_fields["format"].annotation)
+    assert set(get_args(names)) == set(FORMATS)
+    assert list(Columns.model_fields) == ["path", "label", "labels", "frames", "start", "stop"]
+    assert {*ROLES, "labels"} == set(Columns.model_fields)

@@ -8,9 +8,9 @@ from rankrun.config.keys import fields, flat
 SettingsOf = Callable[..., Settings]
 
 FREE = {
-    "data.workers", "data.worker_start", "data.audit", "train.micro_batch", "train.log_every_steps",
-    "checkpoint.every_steps", "checkpoint.keep", "eval.every_epochs", "launch.nproc", "launch.max_restarts",
-    "launch.grace_s",
+    "data.read", "data.workers", "data.worker_start", "data.audit", "train.micro_batch",
+    "train.log_every_steps", "checkpoint.every_steps", "checkpoint.keep", "eval.every_epochs", "launch.nproc",
+    "launch.max_restarts", "launch.grace_s",
 }  # fmt: skip
 
 

@@ -16,6 +16,8 @@ from rankrun.config.legal import legal, yaml_word
         ("data.classes", "a whole number >= 1, a list of names, a path or null"),
         ("data.mode", "rank or indexed"),
         ("data.channels", "1 or 3"),
+        ("data.format", "lines, csv, tsv, jsonl, frames or null"),
+        ("data.columns", "a mapping of the keys path, label, labels, frames, start, stop, or null"),
         ("data.workers", "a whole number from 0 to 4096"),
         ("data.train_transforms", "a list of names, or Name: {its arguments}"),
         ("model.args", "a mapping of names to values"),

@@ -35,6 +35,17 @@ def test_a_whole_number_serves_as_a_number(settings_of: Callable[..., Settings])
     assert (settings.optim.lr, type(settings.optim.lr)) == (1.0, float)
 
 
+def test_columns_hold_what_was_given_and_no_more(write: Callable[..., Path]) -> None:
+    settings = resolve(
+        write(LEAST), ["data.columns.path=file", "data.columns.label=2", "data.exclude=[$A, b]"], env={"A": "a"}
+    )
+    assert settings.data.model_dump(include={"columns", "exclude"}) == {
+        "columns": {"path": "file", "label": 2},
+        "exclude": ["a", "b"],
+    }
+    assert load_frozen(write(dump(settings), "frozen.yaml")) == settings
+
+
 def test_settings_do_not_change(settings_of: Callable[..., Settings]) -> None:
     with pytest.raises(ValueError, match="frozen"):
         settings_of().train.epochs = 3

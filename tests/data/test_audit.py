@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.audit import EpochAudit, add_sums, expected_sums
+from data.blocks import BlockOrder
 from data.order import Permutation, rows_at
 
 
@@ -58,3 +59,13 @@ def test_the_shorter_way_is_the_same(cut: int) -> None:
     audit = EpochAudit()
     audit.add(rows_at(np.arange(cut), 100, order))
     assert expected_sums(100, seed=4, epoch=1, cut=cut) == audit.sums
+
+
+@pytest.mark.parametrize("cut", [0, 7, 93, 100, 193])
+def test_another_order_has_sums_of_its_own(cut: int) -> None:
+    order = BlockOrder(np.arange(0, 101, 10), seed=4, lanes=3)
+    audit = EpochAudit()
+    audit.add(rows_at(np.arange(cut), 100, order))
+    assert expected_sums(100, seed=4, epoch=0, cut=cut, order=order) == audit.sums
+    assert (expected_sums(100, seed=4, epoch=0, cut=cut) == audit.sums) == (cut % 100 == 0)
+    assert expected_sums(100, seed=4, epoch=0, cut=cut, shuffle=False, order=order) == audit.sums

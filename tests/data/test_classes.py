@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,33 @@ def test_digits_mean_a_label_unless_a_class_is_named_so() -> None:
     assert odd.label("1") == 0
     assert Classes(["cat", "dog"]).label("1") == 1
     assert Classes(["cat", "dog"]).label("2") is None
+
+
+def test_they_travel_small() -> None:
+    wnids = [f"n{index * 7919 % 10**8:08d}" for index in range(1000)]
+    for classes, most in ((Classes.numbered(1_000_000), 150), (Classes(wnids), 6000), (Classes(["1", "0"]), 200)):
+        pickled = pickle.dumps(classes)
+        copy = pickle.loads(pickled)
+        assert len(pickled) < most
+        assert (len(copy), copy.told, copy.is_numbered) == (len(classes), classes.told, classes.is_numbered)
+        assert copy.numbers_are_labels == classes.numbers_are_labels
+        assert copy.names[:5] == classes.names[:5]
+        assert copy.label(classes.names[1]) == 1
+
+
+def test_numbered_classes_are_a_number() -> None:
+    assert Classes(["0", "1", "2"]).is_numbered
+    assert not Classes(["0", "2", "1"]).is_numbered
+    few = Classes.numbered(12)
+    assert (len(few), few.names[11], few.label("11"), few.label("12"), few.label("x")) == (12, "11", 11, None, None)
+    assert few.told == "12 classes (0, 1, 2, 3, 4, …)"
+
+
+def test_labels_by_number_alone() -> None:
+    odd = Classes(["1", "cat"], by_number=True)
+    assert odd.numbers_are_labels
+    assert (odd.label("1"), odd.label("cat"), odd.names) == (1, None, ("1", "cat"))
+    assert pickle.loads(pickle.dumps(odd)).label("1") == 1
 
 
 @pytest.mark.parametrize(

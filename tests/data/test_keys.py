@@ -20,6 +20,7 @@ def test_golden_values() -> None:
     assert [keys.replacement_row(7, 3, 5, k, 1000) for k in range(3)] == [363, 158, 315]
     rng = keys.RowRandom(7, 3, 5)
     assert [rng.random() for _ in range(3)] == [0.023749412159865813, 0.9470641462076336, 0.22183574046675336]
+    assert keys.RowRandom(7, 3, 5, purpose="clip").random() != 0.023749412159865813
 
 
 @given(st.lists(WORD, min_size=1, max_size=20))

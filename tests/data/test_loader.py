@@ -17,6 +17,7 @@ from data.audit import add_sums
 from data.datasets import IndexedDataset, RankDataset, open_dataset
 from data.errors import ImageError, OptionError, RowError, SplitError, TooManyBadError, TransformError
 from data.loader import Batch, Loader, build_loader
+from data.meta import MetaFile
 from data.order import Permutation
 from data.transforms import build_transforms
 
@@ -151,11 +152,16 @@ def test_a_batch(pictures: Any) -> None:
 
 
 def test_an_evaluation_set_is_read_once(pictures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import data.datasets
+    import data.slots
 
     built: list[int] = []
-    build = data.datasets.build_shard
-    monkeypatch.setattr(data.datasets, "build_shard", lambda meta, rows: built.append(len(rows)) or build(meta, rows))
+    build = data.slots.build_shard
+
+    def counted(meta: MetaFile, rows: np.ndarray, fd: int, threads: int = 1) -> None:
+        built.append(len(rows))
+        build(meta, rows, fd, threads)
+
+    monkeypatch.setattr(data.slots, "build_shard", counted)
     mine = loader(pictures.meta(11), "rank", 0, 2, global_batch=4, tail="mask", shuffle=False)
     first, *others = (stream(list(mine.epoch(0))) for _ in range(3))
     assert others == [first, first]

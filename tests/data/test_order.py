@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -74,6 +74,7 @@ def test_shapes_and_kinds_of_indices() -> None:
     assert p[np.empty(0, np.int64)].tolist() == []
     assert p[99_990::3].size == 4
     assert len(p) == 100_000
+    assert Permutation(np.int64(100_000), seed=np.int64(1))[np.int64(5)] == p[5]  # type: ignore[arg-type]
     given = np.arange(5)
     p[given]
     assert given.tolist() == [0, 1, 2, 3, 4]
@@ -95,89 +96,35 @@ def test_rows_past_the_end_begin_again() -> None:
     p = Permutation(5, seed=1)
     assert rows_at(np.arange(12), 5, p).tolist() == [*p[:].tolist(), *p[:].tolist(), *p[:2].tolist()]
     assert rows_at([3, 4, 5], 5, None).tolist() == [3, 4, 0]
+    assert rows_at(np.int64(7), 5, p) == p[2]
+    assert rows_at([[-1, 1], [2, 8]], 5, p).tolist() == [[p[4], p[1]], [p[2], p[3]]]
+    assert rows_at([], 5, p).tolist() == rows_at(range(3, 3), 5, p).tolist() == []
 
 
-# -- statistics (DESIGN section 13); each is shown to fail on a broken build below
-
-N = 1 << 17
-SEEDS = range(20)
-
-
-def z_of_steps(rows: np.ndarray) -> float:
-    """Consecutive rows: the share of rising steps against 1/2, and of small steps against their expectation."""
-    gaps = np.abs(np.diff(rows))
-    near = gaps < N // 64
-    share = 2 / 64 - 1 / 64**2
-    z_near = (near.mean() - share) / (share * (1 - share) / near.size) ** 0.5
-    # rising steps of a random permutation have variance (n + 1) / 12
-    z_rise = ((np.diff(rows) > 0).sum() - (N - 1) / 2) / ((N + 1) / 12) ** 0.5
-    return float(max(abs(z_near), abs(z_rise)))
+def test_rows_at_leaves_what_it_was_given() -> None:
+    given = np.arange(5)
+    for p in (None, Permutation(5, seed=1)):
+        rows = rows_at(given, 5, p)
+        rows[:] = 9
+        assert given.tolist() == [0, 1, 2, 3, 4]
 
 
-def z_of_low_bits(rows: np.ndarray) -> float:
-    """Low bits of the position against low bits of the row: every pair of bits must agree half of the time."""
-    g = np.arange(N)
-    worst = 0.0
-    for a, b in itertools.product(range(6), range(6)):
-        same = ((g >> a) ^ (rows >> b)) & 1
-        worst = max(worst, abs(float(same.mean()) - 0.5) / (0.25 / N) ** 0.5)
-    return worst
+@pytest.mark.parametrize("n", [100, 200_000])
+def test_a_range_of_positions_costs_its_rows_alone(n: int) -> None:
+    """Positions of a rank are no second array, and what a walk needs at a time does not grow."""
+    p = Permutation(n, seed=1)
+    assert rows_at(range(3, 2 * n, 7), n, p).tolist() == rows_at(np.arange(3, 2 * n, 7), n, p).tolist()
+    wide = Permutation(10**9, seed=1)
+    tracemalloc.start()
+    rows = rows_at(range(3, 8 * 10**6, 4), 10**9, wide)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < rows.nbytes + 4e6
 
 
-def z_of_classes(rows: np.ndarray) -> float:
-    """Classes per batch of 64 when the meta file is sorted by class: variance as when drawn at random."""
-    labels = rows * 8 // N
-    counts = np.stack([np.bincount(batch, minlength=8) for batch in labels.reshape(-1, 64)])
-    chi = ((counts - 8) ** 2 / 8).sum()
-    freedom = counts.shape[0] * 7
-    return float(abs(chi - freedom) / (2 * freedom) ** 0.5)
-
-
-def z_of_epochs(rows: np.ndarray, later: np.ndarray) -> float:
-    """The same position in two epochs: near rows as seldom as by chance."""
-    share = 2 / 64 - 1 / 64**2
-    near = np.abs(rows - later) < N // 64
-    return float(abs(near.mean() - share) / (share * (1 - share) / N) ** 0.5)
-
-
-STATISTICS: list[Callable[[np.ndarray], float]] = [z_of_steps, z_of_low_bits, z_of_classes]
-
-
-def worst_z(build: Callable[[int, int], np.ndarray]) -> float:
-    """The largest |z| of all statistics over all seeds."""
-    worst = 0.0
-    for seed in SEEDS:
-        rows, later = build(seed, 0), build(seed, 1)
-        worst = max(worst, z_of_epochs(rows, later), *(statistic(rows) for statistic in STATISTICS))
-    return worst
-
-
-def test_the_order_looks_random() -> None:
-    assert worst_z(lambda seed, epoch: Permutation(N, seed=seed, epoch=epoch)[:]) < 4
-
-
-def test_the_statistics_fail_on_an_affine_map() -> None:
-    assert worst_z(lambda seed, epoch: (np.arange(N) * (4001 + 2 * seed) + 977 * epoch) % N) > 20
-
-
-def test_the_statistics_fail_on_two_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(order, "ROUNDS", 2)
-    assert worst_z(lambda seed, epoch: Permutation(N, seed=seed, epoch=epoch)[:]) > 20
-
-
-def test_the_statistics_fail_on_seed_plus_epoch() -> None:
-    """Keyed by seed + epoch, epoch 1 of seed s is epoch 0 of seed s + 1: no run is a run of its own."""
-    a = Permutation(N, seed=3, epoch=1)[:]
-    assert z_of_epochs(a, Permutation(N, seed=4, epoch=0)[:]) < 5
-    assert z_of_epochs(Permutation(N, seed=3 + 1)[:], Permutation(N, seed=4 + 0)[:]) > 20
-
-
-@pytest.mark.parametrize(("n", "each"), [(2, 100), (3, 100), (4, 100), (5, 40), (6, 10)])
-def test_all_orders_of_few_rows_are_alike_likely(n: int, each: int) -> None:
-    counts = dict.fromkeys(itertools.permutations(range(n)), 0)
-    for seed in range(each * len(counts)):
-        counts[tuple(Permutation(n, seed=seed)[:].tolist())] += 1
-    chi = sum((count - each) ** 2 / each for count in counts.values())
-    freedom = len(counts) - 1
-    # chi square of one degree of freedom has a heavy right tail: 4 more for n = 2
-    assert abs(chi - freedom) < 4 * (2 * freedom) ** 0.5 + 4
+def test_two_threads_share_an_order() -> None:
+    p = Permutation(10**6, seed=1)
+    whole = p[:]
+    with ThreadPoolExecutor(4) as pool:
+        parts = list(pool.map(lambda first: p[first::8], range(8)))
+    assert all(np.array_equal(part, whole[first::8]) for first, part in enumerate(parts))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import ClassesError, DataError, OutsideRootError, RowError
+from data.errors import ClassesError, DataError, OptionError, OutsideRootError, RowError
 from data.meta import MetaFile
 from data.pictures import open_pictures
 
@@ -22,7 +22,7 @@ def tree(root: Path, *names: str) -> Path:
 def rows(source: Path, **options: object) -> list[tuple[str, int | None]]:
     """(path relative to the source's root, label or None) of every row."""
     meta, labelled = open_pictures(source, classes=CLASSES, **options)  # type: ignore[arg-type]
-    found = [meta.parse(row) for row in range(meta.n)]
+    found = [meta.record(row)[:2] for row in range(meta.n)]
     return [(path, label if labelled else None) for path, label in found]
 
 
@@ -56,10 +56,12 @@ def test_lists_are_of_one_kind(tmp_path: Path) -> None:
     text.write_text("a b.png cat\nc.jpg 1\n")
     assert rows(text) == [("a b.png", 2), ("c.jpg", 1)]
     assert open_pictures(text, classes=CLASSES, root=Path("/r"))[0].root_of(0) == Path("/r")
-    for bad in ("a.png\nb.png cat\n", "a.png\n\nb.png\n"):
-        text.write_text(bad)
-        with pytest.raises(RowError, match=r"list\.txt:2  .* is no image's name, but the first line is: a list is of"):
-            rows(text)
+    text.write_text("a.png\nb.png cat\n")
+    with pytest.raises(RowError, match=r"list\.txt:2  .* is no image's name, but the first line is: a list is of"):
+        rows(text)
+    text.write_text("a.png\n\nb.png\n")
+    with pytest.raises(RowError, match=r"list\.txt:2  is blank: every line is 'path'"):
+        rows(text)
     text.write_text("a.png cat\nb.png\n")
     with pytest.raises(RowError, match=r"list\.txt:2  'b\.png' has no label"):
         rows(text)
@@ -76,3 +78,25 @@ def test_the_root_confines_lists(tmp_path: Path) -> None:
     meta, _ = open_pictures(text, classes=CLASSES, root=Path("/r"))
     assert isinstance(meta, MetaFile)
     assert meta.root_of(0) == Path("/r")
+
+
+def test_other_lists(tmp_path: Path) -> None:
+    table = tmp_path / "list.csv"
+    table.write_text('file_name,label\na.png,cat\n"b,c.png",0\n')
+    assert rows(table) == [("a.png", 2), ("b,c.png", 0)]
+    table.write_text("file_name,size\na.png,12 kB\n")
+    assert rows(table) == [("a.png", None)]
+    table.write_text("file_name\na.png\nb.png\n")
+    assert rows(table) == [("a.png", None), ("b.png", None)]
+    lines = tmp_path / "list.jsonl"
+    lines.write_text('{"image": "a.png"}\n')
+    assert rows(lines) == [("a.png", None)]
+    lines.write_text('{"image": "a.png", "label": "cat"}\n')
+    assert rows(lines) == [("a.png", 2)]
+
+
+def test_clips_are_no_pictures(tmp_path: Path) -> None:
+    text = tmp_path / "list.txt"
+    text.write_text("v 12 1\n")
+    with pytest.raises(OptionError, match=r"list\.txt: frame folders .*: what is looked at here are single images"):
+        rows(text)

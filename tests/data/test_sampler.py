@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import math
 import pickle
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
+from data.blocks import BlockOrder
 from data.errors import SplitError
-from data.order import Permutation
+from data.order import Order, Permutation
 from data.sampler import Draw, ElasticSampler
 
 
@@ -71,3 +74,73 @@ def test_under_a_plain_dataloader() -> None:
 def test_no_memory_and_no_time_for_a_billion_rows() -> None:
     sampler = iter(ElasticSampler(range(10**9), 8, 3, seed=1))
     assert next(sampler) == Permutation(10**9, seed=1)[3]
+
+
+class Dealt:
+    """A dataset of 100 rows that knows its order, as IndexedDataset does; `n` rows of it are its own."""
+
+    def __init__(self, n: int = 100) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def order_for(self, epoch: int) -> Order:
+        return BlockOrder(np.arange(0, 101, 10), seed=6, epoch=epoch, lanes=4)
+
+
+def test_the_order_of_the_dataset_under_the_seed_of_the_sampler() -> None:
+    for seed in (6, 3):
+        order = BlockOrder(np.arange(0, 101, 10), seed=seed, epoch=2, lanes=4)
+        found = {}
+        for rank in range(3):
+            sampler = ElasticSampler(Dealt(), 3, rank, seed=seed)
+            sampler.set_epoch(2)
+            found |= {draw.position: int(draw) for draw in sampler}
+        assert found == {g: order[g % 100] for g in range(102)}
+    assert list(ElasticSampler(Dealt(), 2, 1, shuffle=False)) == list(range(1, 100, 2))
+
+
+def test_a_dataset_that_serves_a_part_of_its_order_is_dealt_by_its_length() -> None:
+    assert list(ElasticSampler(Dealt(9), 1, 0, seed=4)) == Permutation(9, seed=4)[:].tolist()
+
+
+# -- the cases of torch's own tests of DistributedSampler, for every rank of many worlds
+
+
+@pytest.mark.parametrize("world_size", range(1, 18))
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_padding_as_torch_tests_it(world_size: int, shuffle: bool) -> None:
+    """Sizes that don't divide, with and without drop_last, and a dataset smaller than half the world."""
+    casual, tiny = 100 + world_size + 1, max(world_size // 2 - 1, 1)
+    for n, drop_last in ((casual, True), (casual, False), (tiny, False)):
+        samples = n // world_size if drop_last else math.ceil(n / world_size)
+        dealt: list[int] = []
+        for rank in range(world_size):
+            sampler = ElasticSampler(range(n), world_size, rank, shuffle=shuffle, drop_last=drop_last)
+            assert (sampler.num_samples, sampler.total_size) == (samples, samples * world_size)
+            mine = [int(draw) for draw in sampler]
+            assert len(mine) == len(sampler) == samples
+            dealt += mine
+        counts = np.bincount(dealt, minlength=n)
+        assert counts.sum() == samples * world_size
+        if drop_last:
+            assert counts.max() == 1
+        else:
+            assert counts.min() >= 1
+            assert counts.max() - counts.min() <= 1, "padding repeats the order from its beginning, evenly"
+
+
+def test_no_row_twice_where_the_loader_drops_its_last_batch() -> None:
+    """torch's test_duplicating_data_with_drop_last: 9 rows, 4 ranks, batches of 2."""
+    scanned: list[int] = []
+    for rank in range(4):
+        loader = DataLoader(range(9), batch_size=9 // 4, drop_last=True, sampler=ElasticSampler(range(9), 4, rank))  # type: ignore[arg-type]
+        scanned += [int(row) for batch in loader for row in batch]
+    assert len(scanned) == len(set(scanned)) == 8
+
+
+@pytest.mark.parametrize("rank", [3, -1])
+def test_a_rank_outside_of_the_world_is_refused(rank: int) -> None:
+    with pytest.raises(ValueError, match=f"rank {rank} of world size 3"):
+        ElasticSampler(range(10), 3, rank)

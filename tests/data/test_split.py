@@ -78,8 +78,8 @@ def test_the_steps_do_not_depend_on_the_world() -> None:
     [
         ((10, 2, 3, 0), "a global batch of 2 is smaller than the 3 ranks"),
         ((3, 4, 2, 0), "an epoch without a single step: 3 rows, but a global batch of 4"),
-        ((10, 4, 2, 2), "rank 2 of world size 2"),
-        ((10, 4, 0, 0), "rank 0 of world size 0"),
+        ((10, 4, 2, 2), "rank 2 of world size 2: rank is 0 … 1"),
+        ((10, 4, 0, 0), "rank 0 of world size 0: a world has at least 1 rank"),
         ((10, 4, 2, 0, "keep"), "tail 'keep': legal are drop, pad, mask"),
         ((10, 4, 2, 0, "drop", 0), "micro_batch 0 is not"),
     ],

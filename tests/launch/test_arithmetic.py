@@ -1,26 +1,29 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from rankrun.launch.arithmetic import Rows, count_rows, shares
+from rankrun.config import Settings
+from rankrun.errors import OptionError
+from rankrun.launch.arithmetic import describe, shares
+from rankrun.launch.reading import Cost, Facts
+
+COSTS = {"row shard": Cost(50, 2000, 4000), "row direct": Cost(50, 0, 400_000)}
 
 
-@pytest.mark.parametrize(
-    ("content", "rows"),
-    [(b"", 0), (b"a 1\n", 1), (b"a 1\nb 2", 2), (b"a 1\r\nb 2\r\n", 2), (b"a 1\n" * 70_000, 70_000)],
-)
-def test_rows_of_a_meta_file(tmp_path, content, rows):
-    meta = tmp_path / "meta.txt"
-    meta.write_bytes(content)
-    assert count_rows([str(meta)]) == Rows(rows, exact=True)
-    assert count_rows([str(meta), str(meta)]) == Rows(2 * rows, exact=True)
+def facts(rows: int, *, exact: bool = True, told: str = "m.txt: lines 'path label'") -> Facts:
+    return Facts(told, rows, exact, 4000, True, COSTS)
 
 
-def test_a_class_folder_is_an_estimate(tmp_path):
-    for name in ("cat/1.png", "cat/2.png", "dog/1.png", "README"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"")
-    assert str(count_rows([str(tmp_path)])) == "~3"
+def settings(**data: object) -> Settings:
+    return Settings.model_validate(
+        {
+            "data": {"train": "m.txt", **data},
+            "train": {"epochs": 4, "global_batch": 8, "micro_batch": 2},
+            **{name: {} for name in ("model", "loss", "optim", "schedule", "eval", "checkpoint", "launch")},
+        }
+    )
 
 
 @pytest.mark.parametrize(
@@ -34,3 +37,42 @@ def test_a_class_folder_is_an_estimate(tmp_path):
 )
 def test_shares(batch, ranks, micro, text):
     assert shares(batch, ranks, micro) == text
+
+
+def test_the_lines_of_a_plan():
+    told = [facts(1442), facts(355, told="v.txt: CSV with a header, path from column 'file', label from 'label'")]
+    lines = describe(settings(val="v.txt"), 2, 1, Path("runs/m"), told)
+    assert lines[:13] == [
+        "run folder       runs/m",
+        "ranks            2 on this machine",
+        "training rows    1,442 in m.txt",
+        "                 read as lines 'path label'",
+        "evaluation rows  355 in v.txt, after every epoch",
+        "                 read as CSV with a header, path from column 'file', label from",
+        "                   'label'",
+        "global batch     8 = 2 ranks x 4, each in 2 micro-batches of at most 2",
+        "steps per epoch  180, 2 rows of each epoch left out (others each time)",
+        "epochs           4, 720 steps in all, 5,760 samples",
+        "checkpoints      after every epoch",
+        "data             mode rank, order row, read shard",
+        "                 each rank holds only its own rows of an epoch",
+    ]
+    assert max(map(len, lines)) <= 79
+
+
+def test_estimates_are_marked():
+    lines = describe(settings(), 8, 9, Path("runs/m"), [facts(51_000_000, exact=False)])
+    assert "ranks            72 on 9 machines, 8 on each" in lines
+    assert "training rows    ~51,000,000 in m.txt" in lines
+    assert "steps per epoch  ~6,375,000, the rows are estimated" in lines
+    assert "epochs           4, ~25,500,000 steps in all, ~204,000,000 samples" in lines
+
+
+def test_many_files_are_named_by_both_ends():
+    lines = describe(settings(train=[f"{name}.txt" for name in "abcd"]), 1, 1, Path("r"), [facts(9)])
+    assert "training rows    9 in a.txt, … d.txt (4 files)" in lines
+
+
+def test_no_step():
+    with pytest.raises(OptionError, match=r"m\.txt has 7 rows, fewer than train\.global_batch=8: .*=7 or less"):
+        describe(settings(), 1, 1, Path("r"), [facts(7)])

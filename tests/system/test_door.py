@@ -154,3 +154,25 @@ def test_a_config_stands_for_its_meta_files(project):
             check=True,
         ).stdout
     )
+
+
+def test_what_data_says_of_a_config(project):
+    done = door("data", "where", "good.yaml", "--row", "3", cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert not {"torch", "numpy"} & set(imported(done)), "only the data package's own process needs them"
+
+    def said(*words: str) -> list[str]:
+        command = [sys.executable, ROOT / "launch.py", "data", *words]
+        told = subprocess.run(command, cwd=project, env=clean_environment(), capture_output=True, text=True, check=True)
+        return told.stdout.splitlines()
+
+    where = said("where", "good.yaml", "--row", "3", "--world-size", "2")
+    assert where[0] == "meta.txt:4  3.png"
+    assert "of the run" in where[1]
+    assert "rank" in where[1]
+    assert said("where", "good.yaml", "--step", "4")[0] == "step 4 of the run: epoch 1, step 1 of 3, positions 8 … 15"
+    index = said("index", "good.yaml")
+    assert index[0] == "meta.txt: lines 'path label'"
+    assert index[3].startswith("index: meta.txt.rankrun-index, ")
+    assert (project / "meta.txt.rankrun-index").exists()
+    assert not (project / "runs").exists()
