@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lists import meta_file
 from rounds import bound, compare, interleaved, machine, spread
 
-from data.census import cpus, open_census
+from data.index.census import cpus, open_census
 
 
 def main() -> None:

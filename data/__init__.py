@@ -3,8 +3,14 @@
     from data import RankDataset, build_loader
 
 The package is told its rank and never asks for it: no environment, no process group, no config object. Its core
-(order, lines, meta, shard, split, audit) needs numpy only; names below are imported when they are first used, so
-that `import data` costs neither torch nor torchvision.
+(order, index, formats, sources, meta, shard, split, audit) needs numpy only; names below are imported when they are
+first used, so that `import data` costs neither torch nor torchvision.
+
+    index/    the bytes of a meta file: where its lines are, kept beside it        order, blocks, split, audit
+    formats/  what a line means                                                    positions, rows, and who gets which
+    sources/  folders, tars and Parquet files, read as lines                       shard, slots, builder
+    meta      rows, of whatever kind of file                                       a rank's rows, one epoch ahead
+    verbs/    what `python -m data VERB` does                                      sampling … datasets, loader, workers
 """
 
 from __future__ import annotations

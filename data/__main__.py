@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from . import verbs
 from .errors import DataError, OptionError
-from .verbs import PROG
+from .verbs import acts as verbs
+from .verbs.acts import PROG
 
 INTERRUPTED = 130
 

@@ -19,7 +19,7 @@ import torch
 
 from .decode import MOST_PIXELS, ImageDecoder, UnreadableImage
 from .errors import DecoderError
-from .formats import IMAGES, Record
+from .formats.format import IMAGES, Record
 from .keys import RowRandom
 from .reading import open_file, read_file
 

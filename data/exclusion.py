@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import MetaFileError, RowError
+from .index.opening import BYTE_ORDER_MARK, open_regular, pread, refuse_packed
 from .memory import MemoryFile
-from .opening import BYTE_ORDER_MARK, open_regular, pread, refuse_packed
 
 Rows = npt.NDArray[np.int64]
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import MetaFileError, OptionError
-from .formats import Format
-from .formats_guess import Columns
-from .formats_sniff import HEAD_LINES, sniff
-from .opening import BYTE_ORDER_MARK, WHITESPACE, open_regular, pread, refuse_packed
+from .formats.format import Format
+from .formats.guess import Columns
+from .formats.sniff import HEAD_LINES, sniff
+from .index.opening import BYTE_ORDER_MARK, WHITESPACE, open_regular, pread, refuse_packed
 
 HEAD_BYTES = 1 << 18
 Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -37,7 +37,7 @@ def paths_of(source: Source, what: str = "data.train and data.val") -> list[Path
 
 def is_listed(paths: Sequence[Path]) -> bool:
     """Whether these are folders, tars or Parquet files; raises MetaFileError if only some are."""
-    from .sources import is_source
+    from .sources.cached import is_source
 
     kinds = [is_source(path) for path in paths]
     if any(kinds) and not all(kinds):

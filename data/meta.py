@@ -3,7 +3,7 @@
     cat/0001.jpg 0            the last field is the label, so paths may hold spaces
     my dog/0001.jpg 1
 
-Other formats (CSV, TSV, JSON lines, frame lists; see formats.py) are found by looking at the first lines. Paths are
+Other formats (CSV, TSV, JSON lines, frame lists; see formats) are found by looking at the first lines. Paths are
 relative to the root (default: the folder of the file they stand in). A label is a number below the number of classes,
 or the name of a class.
 """
@@ -20,14 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from .census import SMALL_BYTES, open_census
-from .classes import Classes, Given, read_classes
-from .ends import ENDS, check_ends
 from .errors import ClassesError, DataError, MetaFileError, OutsideRootError, RowError
 from .exclusion import read_excluded
 from .files import Source, is_listed, look, paths_of, refuse_of_listed, tell
-from .formats import Format, Malformed, Record
-from .formats_bulk import (
+from .formats.bulk import (
     Bytes,
     Flags,
     Places,
@@ -40,11 +36,15 @@ from .formats_bulk import (
     pieces,
     read_numbers,
 )
-from .formats_guess import Columns
-from .formats_labels import Chunk, Labels, find_labels, label_key, names_unknown
-from .formats_sniff import HEAD_LINES, sniff
-from .lines import LineFile, LineText
-from .rows import Problem, parse_line, raise_all
+from .formats.classes import Classes, Given, read_classes
+from .formats.format import Format, Malformed, Record
+from .formats.guess import Columns
+from .formats.labels import Chunk, Labels, find_labels, label_key, names_unknown
+from .formats.rows import Problem, parse_line, raise_all
+from .formats.sniff import HEAD_LINES, sniff
+from .index.census import SMALL_BYTES, open_census
+from .index.ends import ENDS, check_ends
+from .index.lines import LineFile, LineText
 
 __all__ = ["Gathered", "MetaFile", "Source", "check_ends", "paths_of"]
 
@@ -287,7 +287,7 @@ class MetaFile:
         cache: str | os.PathLike[str] | None,
     ) -> Classes:
         """Opens what is no file of lines; returns its classes."""
-        from .sources import open_lines
+        from .sources.cached import open_lines
 
         refuse_of_listed(paths, self.root, format, columns)
         opened = open_lines(paths, cache=cache, classes=classes, columns=dict(columns) if columns else None)

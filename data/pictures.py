@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import OptionError
-from .folder import any_folder_meta, in_memory, is_image
 from .meta import MetaFile
+from .sources.folder import any_folder_meta, in_memory, is_image
 
 
 def open_pictures(

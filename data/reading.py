@@ -7,7 +7,7 @@ import os
 import stat
 
 from .decode import UnreadableImage
-from .opening import pread
+from .index.opening import pread
 
 LARGEST_FILE = 1 << 30
 MOST_OPEN = 32

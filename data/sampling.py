@@ -19,7 +19,7 @@ from . import keys
 from .clips import MOST_FRAMES, read_clip, require_video
 from .decode import ImageDecoder, UnreadableImage
 from .errors import ImageError, OptionError, OutsideRootError
-from .formats import Record
+from .formats.format import Record
 from .meta import MetaFile
 from .reading import OpenFiles, read_file
 from .transforms import Transforms

@@ -5,8 +5,8 @@ from typing import get_args
 
 import pytest
 
-from data.formats import FORMATS
-from data.formats_sniff import ROLES
+from data.formats.format import FORMATS
+from data.formats.sniff import ROLES
 from rankrun.config.settings import Columns, Data
 from tests.config.conftest import LEAST
 

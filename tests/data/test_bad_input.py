@@ -24,8 +24,8 @@ from PIL import Image
 
 from data.datasets import IndexedDataset
 from data.errors import DataError, ImageError, MetaFileError, OutsideRootError, RowError, SplitError
-from data.glance import glance
 from data.meta import MetaFile, check_ends
+from data.verbs.glance import glance
 
 MANY = 2500
 

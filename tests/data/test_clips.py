@@ -13,7 +13,7 @@ from data import clips
 from data.clips import frame_names, read_clip, require_video
 from data.decode import ImageDecoder, UnreadableImage
 from data.errors import DecoderError
-from data.formats import Record
+from data.formats.format import Record
 from data.keys import RowRandom
 from tests.data.conftest import png
 

@@ -7,7 +7,7 @@ import pytest
 
 from data.errors import MetaFileError
 from data.files import HEAD_BYTES, is_listed, look, paths_of, tell
-from data.formats import Format
+from data.formats.format import Format
 
 Write = Callable[..., Path]
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from data.__main__ import drawable, main, size_of
-from data.verbs import columns_of
+from data.verbs.acts import columns_of
 
 arrow: Any = pytest.importorskip("pyarrow")
 parquet: Any = pytest.importorskip("pyarrow.parquet")
@@ -281,7 +281,7 @@ def test_ctrl_c_is_an_end_and_no_traceback(
     def interrupted(options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("data.verbs.check", interrupted)
+    monkeypatch.setattr("data.verbs.acts.check", interrupted)
     assert main(["check", str(pictures.meta(12))]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 

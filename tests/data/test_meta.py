@@ -11,7 +11,7 @@ import pytest
 
 from data import meta as meta_module
 from data.errors import ClassesError, DataError, MetaFileError, OptionError, OutsideRootError, RowError
-from data.formats import Record
+from data.formats.format import Record
 from data.meta import MetaFile, check_ends
 
 Write = Callable[..., Path]

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data import lines, shard
+from data import shard
 from data.errors import ChangedError, RowError, SplitError
+from data.index import lines
 from data.memory import MemoryFile
 from data.meta import MetaFile
 from data.shard import Shard, build_shard, pack_rows

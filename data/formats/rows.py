@@ -1,0 +1,66 @@
+"""One row: from a line to a Record, or to the one sentence that says what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from ..errors import MAX_PROBLEMS, OutsideRootError, RowError
+from .classes import Classes
+from .format import Format, Malformed, Record, short, split_span
+from .labels import whole_number
+from .sniff import HEAD_LINES
+
+Problem = RowError | OutsideRootError
+
+
+def parse_line(
+    line: bytes,
+    format: Format,
+    classes: Classes | None,
+    allow_outside_root: bool,
+    multi_label: bool,
+    at: Callable[[], str],
+) -> Record:
+    """What one line says; the one place that knows what a good row is. `at()` is its place.
+
+    Without classes every whole number is a label, or, where the format has names, every name (as 0). Raises RowError,
+    OutsideRootError.
+    """
+    try:
+        path, fields, frames, start_s, stop_s = format.parse(line)
+    except Malformed as error:
+        raise RowError(f"{at()}  {error}") from None
+    if not allow_outside_root and (path.startswith("/") or ".." in path.split("/")):
+        raise OutsideRootError(
+            f"{at()}  {short(path)} leaves the root: paths are relative to it "
+            "(data.root=… sets it, data.allow_outside_root=true lifts this)"
+        )
+    path, offset, length = split_span(path)
+    labels = (0,) if format.label is None else tuple(_label(field, format, classes, at) for field in fields)
+    return Record(
+        path, labels[0] if labels else -1, labels if multi_label else None, offset, length, frames, start_s, stop_s
+    )
+
+
+def _label(field: str, format: Format, classes: Classes | None, at: Callable[[], str]) -> int:
+    if classes is not None and (label := classes.label(field)) is not None:
+        return label
+    if field.startswith("-") and field[1:].isdigit():
+        raise RowError(f"{at()}  label {short(field)} is below 0: labels are 0 … number of classes - 1")
+    if classes is None:
+        if format.named and not field.isdigit():
+            return 0
+        return whole_number(field, 0, lambda row: at())
+    if not (field.isascii() and field.isdigit()) or len(field) > 18:
+        hint = ""
+        if format.separator is None and "," in field:
+            hint = f" (several labels are read where the first {HEAD_LINES} lines show some)"
+        raise RowError(f"{at()}  label {short(field)} is neither a number nor one of the {classes.told}{hint}")
+    raise RowError(f"{at()}  label {field} is out of range: there are {classes.told}, labels 0 … {len(classes) - 1}")
+
+
+def raise_all(problems: Iterable[Problem]) -> None:
+    """Raises up to 21 problems as one error of the first one's class."""
+    found = [problem for problem, _ in zip(problems, range(MAX_PROBLEMS + 1), strict=False)]
+    if found:
+        raise type(found[0])(*(line for error in found for line in error.problems))

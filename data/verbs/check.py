@@ -1,0 +1,216 @@
+"""`data check`: is every row of a meta file, or of a tree of class folders, good? Needs numpy only, but to decode."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import MAX_PROBLEMS, DataError, OptionError, RowError
+from ..meta import MetaFile
+from .crew import in_processes
+from .looking import GOOD, KINDS, Look, Seen, pieces
+from .progress import Progress
+
+ROWS_AT_ONCE, IMAGES_AT_ONCE = 1024, 64
+FEW_ROWS, FEW_IMAGES = 4096, 128  # so many are looked at here: a process costs more than they do
+PARTS = 16  # keys are sorted in so many parts, to need less memory at once
+
+Rows = npt.NDArray[np.int64]
+Keys = npt.NDArray[np.uint64]
+
+
+def _none() -> Rows:
+    return np.empty(0, np.int64)
+
+
+@dataclass
+class Report:
+    """What a look at every row found.
+
+    kinds: uint8 per row, an index into looking.KINDS. counts: rows per label, int64 [num_classes]. problems: the
+    first as (row, error). repeats: rows that mean what an earlier row, the one in `repeated`, means already;
+    conflicts: how many of them have another label than that one. overlaps: rows whose file stands in `against` too,
+    there in row `overlapped`.
+    """
+
+    meta: MetaFile
+    kinds: npt.NDArray[np.uint8]
+    counts: npt.NDArray[np.int64]
+    problems: list[tuple[int, DataError]] = field(default_factory=list)
+    repeats: Rows = field(default_factory=_none)
+    repeated: Rows = field(default_factory=_none)
+    conflicts: int = 0
+    against: MetaFile | None = None
+    overlaps: Rows = field(default_factory=_none)
+    overlapped: Rows = field(default_factory=_none)
+
+    @property
+    def bad(self) -> int:
+        """How many rows can't be used."""
+        return int(np.count_nonzero(self.kinds))
+
+    @property
+    def found(self) -> dict[str, int]:
+        """How many rows there are of each kind that isn't good."""
+        tally = np.bincount(self.kinds, minlength=len(KINDS)).tolist()
+        return {kind: number for kind, number in zip(KINDS[1:], tally[1:], strict=True) if number}
+
+    @property
+    def left_out(self) -> npt.NDArray[np.bool_]:
+        """The rows that a clean list does without: bad ones, repeats, overlaps."""
+        out: npt.NDArray[np.bool_] = self.kinds != GOOD
+        out[self.repeats] = True
+        out[self.overlaps] = True
+        return out
+
+    def errors(self) -> list[DataError]:
+        """The first problems of each kind of look, in the order of the file: at most 20, and one that counts on."""
+        told = [error for _, error in self.problems[:MAX_PROBLEMS]]
+        if self.bad > len(told):
+            told.append(type(told[-1])(f"… and {self.bad - len(told):,} more"))
+        if self.against is not None and self.overlaps.size:
+            pairs = zip(self.overlaps.tolist(), self.overlapped.tolist(), strict=True)
+            lines = [f"{self.meta.place(row)}: also is {self.against.place(other)}" for row, other in pairs]
+            told += map(RowError, RowError(*lines).problems)
+        return told
+
+
+def check_rows(
+    meta: MetaFile,
+    *,
+    decode: bool = False,
+    against: MetaFile | None = None,
+    processes: int | None = None,
+    shows: bool = False,
+) -> Report:
+    """Looks at every row of a meta file, and at what it names: is that there, or, with `decode`, can it be decoded?
+
+    `against` is another set, that of training, say, whose files should not be among these. `shows` draws a bar where
+    stderr is a terminal. Writes nothing; 18 bytes per row in memory. Raises ChangedError, WorkerDiedError.
+    """
+    report = Report(meta, np.zeros(meta.n, np.uint8), np.zeros(meta.num_classes, np.int64), against=against)
+    keys, labels = np.zeros(meta.n, np.uint64), np.zeros(meta.n, np.int64)
+    for rows, seen in _look(Look(meta, decode=decode), processes, "decoding" if decode else "checking", shows):
+        report.kinds[rows] = np.frombuffer(seen.kinds, np.uint8)
+        keys[rows] = np.frombuffer(seen.keys, np.uint64)
+        labels[rows] = np.frombuffer(seen.labels, np.int64)
+        for label, number in seen.counts.items():
+            report.counts[label] += number
+        report.problems = sorted([*report.problems, *seen.problems], key=lambda told: told[0])[:MAX_PROBLEMS]
+    report.repeats, report.repeated = repeats_in(keys)
+    report.conflicts = int(np.count_nonzero(labels[report.repeats] != labels[report.repeated]))
+    if against is not None:
+        report.overlaps, report.overlapped = _overlaps(keys, against, processes, shows)
+    return report
+
+
+def repeats_in(keys: Keys) -> tuple[Rows, Rows]:
+    """(the rows, ascending, whose key stands in an earlier row; the first row with that key). Key 0 is no key.
+
+    A sixteenth of the keys is sorted at a time. Two keys of different content are equal by chance once in 2^64 pairs.
+    """
+    later, first = [_none()], [_none()]
+    for part in range(PARTS):
+        rows = np.flatnonzero((keys >> np.uint64(60)) == part) if keys.size else _none()
+        rows = rows[keys[rows] != 0]
+        order = np.argsort(keys[rows], kind="stable")
+        rows = rows[order]
+        same = np.zeros(rows.size, np.bool_)
+        same[1:] = keys[rows[1:]] == keys[rows[:-1]]
+        begins = np.maximum.accumulate(np.where(same, 0, np.arange(rows.size)))
+        later.append(rows[same])
+        first.append(rows[begins[same]])
+    found, earlier = np.concatenate(later), np.concatenate(first)
+    order = np.argsort(found)
+    return found[order], earlier[order]
+
+
+def _overlaps(keys: Keys, other: MetaFile, processes: int | None, shows: bool) -> tuple[Rows, Rows]:
+    """(the rows whose key stands in another set, the first row of that set that has it)."""
+    by_key = np.argsort(keys, kind="stable")
+    mine = keys[by_key]
+    first = np.full(keys.size, other.n, np.int64)
+    for rows, seen in _look(Look(other, files=False), processes, "comparing", shows):
+        theirs = np.frombuffer(seen.keys, np.uint64)
+        begin, end = np.searchsorted(mine, theirs, "left"), np.searchsorted(mine, theirs, "right")
+        for index in np.flatnonzero((end > begin) & (theirs != 0)).tolist():
+            hit = by_key[begin[index] : end[index]]
+            first[hit] = np.minimum(first[hit], rows.start + index)
+    found = np.flatnonzero(first < other.n)
+    return found, first[found]
+
+
+def _look(look: Look, processes: int | None, title: str, shows: bool) -> Iterator[tuple[slice, Seen]]:
+    """What every piece of a meta file holds, in any order, looked at by as many processes as there are cores."""
+    meta = look.meta
+    at_once, few = (IMAGES_AT_ONCE, FEW_IMAGES) if look.decode else (ROWS_AT_ONCE, FEW_ROWS)
+    if processes is None:
+        processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    done = bad = 0
+    with Progress(title, meta.n, "rows", shows=shows) as bar:
+        for piece, seen in in_processes(look, pieces(meta, at_once), 1 if meta.n <= few else processes):
+            done += len(seen.kinds)
+            bad += len(seen.kinds) - seen.kinds.count(GOOD)
+            bar.to(done, f"{bad:,} bad" if bad else "")
+            yield slice(piece.first, piece.first + len(seen.kinds)), seen
+
+
+def write_clean(report: Report, out: str | os.PathLike[str]) -> int:
+    """Writes the lines of the good rows, as they stand there, to a new file; returns how many.
+
+    Left out are bad rows, repeats of an earlier row, and rows that overlap with the other set; a header line stays.
+    The file appears whole or not at all. Raises OptionError if there is one already, if no row is good, if files have
+    different headers or folders to be relative to, and what the disk says.
+    """
+    path, keep = Path(out), ~report.left_out
+    refuse_existing(path)
+    if not keep.any():
+        raise OptionError(f"--clean {path}: not one row is good, so there is nothing to write")
+    head = _common_head(report.meta, path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        with open(unfinished, "xb") as file:
+            file.write(head)
+            for first, text, starts, stops in report.meta.chunks():
+                whole = text.tobytes()
+                for index in np.flatnonzero(keep[first : first + starts.size]).tolist():
+                    file.write(whole[starts[index] : stops[index]] + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(unfinished, path)
+    except OSError as error:
+        raise OptionError(f"--clean {path}: {error.strerror}; nothing was written") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return int(np.count_nonzero(keep))
+
+
+def refuse_existing(out: str | os.PathLike[str]) -> None:
+    """Raises OptionError for a clean list that would take the place of something."""
+    if os.path.lexists(out):
+        raise OptionError(f"--clean {os.fspath(out)}: exists already and is not overwritten; name a new file")
+
+
+def _common_head(meta: MetaFile, out: Path) -> bytes:
+    """The header lines of a meta file; of several files, what all have in common must be everything."""
+    roots = {meta.root} if meta.root is not None else {file.path.parent for file in meta.files}
+    if len(roots) > 1:
+        told = ", ".join(sorted(map(str, roots)))
+        raise OptionError(
+            f"--clean {out}: the rows are relative to different folders ({told}); check one file at a time"
+        )
+    heads = set()
+    for file in meta.files:
+        lines = b""
+        if file.skip:
+            with open(file.path, "rb") as text:
+                lines = b"".join(text.readline() for _ in range(file.skip))
+        heads.add(lines)
+    if len(heads) > 1:
+        raise OptionError(f"--clean {out}: the files have different header lines; check one file at a time")
+    return heads.pop()
