@@ -7,6 +7,7 @@ EPOCHS  ?=
 FASHION ?=
 TORCH   ?=
 ARGS    ?=
+BENCH   ?= launch index shard order boundary memory
 
 PY := "$(VENV)/bin/python"
 # A forked process may not use Apple's frameworks, so there every rank is a process of its own.
@@ -59,8 +60,8 @@ format: setup ## let ruff rewrite the format
 types: setup ## mypy, strict, on rankrun, data and models
 	$(PY) -m mypy
 
-bench: setup ## measure what README claims, beside the peers
-	@set -e; for script in bench/*.py; do echo "== $$script"; $(PY) "$$script" $(ARGS); done
+bench: setup ## measure what is claimed, beside the peers (an hour); BENCH="launch index" picks some
+	@set -e; for name in $(BENCH); do echo "== $$name"; $(PY) "bench/$$name.py" $(ARGS); done
 
 wheel: setup ## build dist/rankrun-*.whl
 	rm -rf build dist

@@ -63,7 +63,7 @@ def measure(path: Path, rounds: int) -> None:
     times = interleaved({"index": made, "wc -l": counted}, rounds)
     print(compare("made", times, "index", "wc -l", at_most=1.0))
     share = sidecar.stat().st_size / size
-    print(f"sidecar: {sidecar.stat().st_size:,} bytes, {share:.4%} of the file{bound(share, 0.0008)}")
+    print(f"sidecar: {sidecar.stat().st_size:,} bytes, {share:.4%} of the file{bound(100 * share, 0.08)}")
     warm = interleaved({"warm open": opened}, rounds)["warm open"]
     print(f"warm open: {spread(warm)}{bound(sorted(warm)[len(warm) // 2], 0.010)}")
 

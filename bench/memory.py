@@ -15,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -211,7 +212,8 @@ def growth(meta: Path, start: str, way: str = "ours", epochs: int = 5) -> float:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, help="where the meta files lie or are made")
+    folder = Path(tempfile.gettempdir())
+    parser.add_argument("--folder", type=Path, default=folder, help="where the meta files lie or are made")
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--starts", nargs="+", default=["fork", "forkserver", "spawn"])
     parser.add_argument("--peer-rows", type=int, default=1_000_000, help="of the obvious way; more is more memory")
