@@ -143,7 +143,7 @@ class ImageRows(Dataset[tuple[Any, Any]]):
     @property
     def told(self) -> tuple[str, ...]:
         """For people: how the meta file was understood, and what reading it costs a rank."""
-        return (self.meta.told,)
+        return self.meta.told, f"order {self.order}, indexed: every row is read from the file when it is served"
 
     def order_for(self, epoch: int) -> Order:
         """The order of an epoch: position -> row. Those of two epochs are kept, as a boundary needs them."""
@@ -284,7 +284,7 @@ class RankDataset(ImageRows):
         if self.read == "shard":
             held = f"{_size(shard)} per rank and epoch, twice that while the next is prepared"
         return (
-            *super().told,
+            self.meta.told,
             f"order {self.order}: a rank takes {rows:,} of {self.n:,} rows and reads {_size(read)} of {_size(size)}",
             f"read {self.read}: {held}",
         )

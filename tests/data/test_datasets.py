@@ -13,8 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.blocks import Blocks
 from data.datasets import IndexedDataset, RankDataset, open_dataset
-from data.errors import ImageError, OptionError, OutsideRootError, RowError, SplitError
+from data.errors import DataError, ImageError, OptionError, OutsideRootError, RowError, SplitError
 from data.order import Permutation
 from data.sampler import Draw, ElasticSampler
 from data.transforms import build_transforms
@@ -196,3 +197,40 @@ def test_links_out_of_the_root_are_refused_and_never_replaced(write: Write, tmp_
         IndexedDataset(meta)[2]  # read, and then no image
     with pytest.raises(ImageError, match="no image"):
         IndexedDataset(meta, allow_outside_root=True)[0]
+
+
+def test_what_is_said_of_an_order_and_its_cost(write: Write) -> None:
+    path = write("".join(f"p/{row:05d}.png {row % 3}\n" for row in range(4000)))
+    ranked = RankDataset(path, 4, 1, classes=3)
+    assert ranked.told == (
+        f"{path}: lines 'path label'",
+        "order row: a rank takes 1,000 of 4,000 rows and reads 54.7 KiB of 54.7 KiB",
+        "read shard: 22 KiB per rank and epoch, twice that while the next is prepared",
+    )
+    direct = RankDataset(path, 4, 1, classes=3, read="direct", order=Blocks(8, 4096))
+    assert direct.order == "block of 4096 bytes in 8 lanes"
+    assert direct.told[2] == "read direct: no shard: rows are fetched when they are served"
+    assert "indexed: every row is read" in IndexedDataset(path, classes=3).told[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"order": "blocks"}, "order 'blocks': legal are row, block"),
+        ({"read": "all"}, "read 'all': legal are shard, direct"),
+        ({"order": "block"}, "order=block with .* take order=row"),
+    ],
+)
+def test_refused_orders_and_reads(write: Write, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        RankDataset(write("a.png 0\nb.png 1\n"), 2, 1, **options)
+
+
+def test_a_pickled_dataset_is_small_and_whole(write: Write) -> None:
+    path = write("".join(f"p/{row:05d}.png {row}\n" for row in range(1000)))
+    dataset = RankDataset(path, 4, 1, seed=3)
+    lines = [dataset.shard.line(i) for i in range(len(dataset))]
+    text = pickle.dumps(dataset)
+    assert len(text) <= 10_000
+    copy = pickle.loads(text)
+    assert [copy.shard.line(i) for i in range(len(copy))] == lines
