@@ -11,6 +11,7 @@ as Python counts references. Shared memory that no process has mapped at the mom
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import subprocess
@@ -54,6 +55,7 @@ def serve(options: argparse.Namespace) -> None:
             building = loader_builder(batches)
             if building is not None:
                 building._process.wait()
+            gc.collect()  # what the collector copies of pages shared by fork has nothing to do with the rows
         else:
             for _ in batches:
                 pass

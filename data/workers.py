@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -104,6 +105,9 @@ class WorkerStart:
         for number in QUIET_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, QUIET_SIGNALS)
+        # Python's collector writes into every object that it looks at. Under fork those are the rank's pages, some
+        # 80 MB with torch imported, of which each worker would soon have a copy: they are left out of its looks.
+        gc.freeze()
         if self.parent is not None:
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != self.parent:  # it ended while this one was still importing torch
