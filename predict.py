@@ -52,6 +52,7 @@ def predict(options: argparse.Namespace) -> None:
     from data import build_transforms
     from data.decode import ImageDecoder, UnreadableImage, resolve_decoder
     from data.errors import counted
+    from data.formats.classes import Classes
     from data.keys import RowRandom
     from data.pictures import open_pictures
     from data.sampling import SampleReader
@@ -75,7 +76,8 @@ def predict(options: argparse.Namespace) -> None:
     transforms = build_transforms(specs, channels, "data.eval_transforms", allow_dotted=options.allow_code)
     decoder = ImageDecoder(resolve_decoder(about["decoder"]).name, channels)
     confined = {"root": options.root, "allow_outside_root": options.allow_outside_root}
-    sources = [open_pictures(source, classes=classes, **confined) for source in options.sources]
+    known = Classes(classes, by_name=about.get("by_name", False))
+    sources = [open_pictures(source, classes=known, **confined) for source in options.sources]
     topk = min(options.topk, len(classes))
     unread: list[str] = []
 

@@ -64,7 +64,7 @@ def train(options: Options, world: World, settings: Settings, notice: Notice) ->
         loading |= settings.train.model_dump(include={"global_batch", "micro_batch"})
         loader = group.together(lambda: build_loader(train_set, epochs=settings.train.epochs, **loading))
         if data.val is not None:
-            reading |= {"classes": facts["classes"], "tail": "mask", "order": "row", "exclude": None}
+            reading |= {"classes": train_set.meta.shared_classes, "tail": "mask", "order": "row", "exclude": None}
             val_set = group.zero_first(lambda: open_part(data.val, "eval_transforms"))
             facts["val"] = prepare(val_set, gather=group.gather, **ranks)
             loading |= {"global_batch": settings.eval.global_batch or settings.train.global_batch, "shuffle": False}

@@ -96,11 +96,12 @@ def _parser() -> argparse.ArgumentParser:
     depth = check.add_mutually_exclusive_group()
     depth.add_argument("--head", action="store_true", help="only the first and last 1,000 lines, as a launch does")
     depth.add_argument("--decode", action="store_true", help="decode every image too")
+    depth.add_argument("--no-decode", action="store_true", help="with --clean: trust that what is there decodes")
     check.add_argument("--facts", action="store_true", help=argparse.SUPPRESS)  # --head for `plan`: one line of JSON
     check.add_argument(
         "--against", metavar="META", action="append", help="another set, as that of training: which files are in both?"
     )
-    check.add_argument("--clean", metavar="OUT", help="write the good rows, each once, to this new file")
+    check.add_argument("--clean", metavar="OUT", help="decode every image and write the good rows, each once, to this new file")
 
     look.add_argument("--transforms", metavar="JSON", help="a list as a config has it (default: none)")
     look.add_argument("--channels", type=int, default=3, choices=(1, 3))

@@ -43,7 +43,8 @@ def prepare(
 ) -> dict[str, Any]:
     """Checks the data on every rank and returns what must not change over a run, as plain builtins.
 
-    {"version", "n", "fingerprint", "classes", "channels", "decoder", "order"}; the last three for a dataset only.
+    {"version", "n", "fingerprint", "classes", "by_name", "channels", "decoder", "order"}; the last three for a dataset
+    only. `by_name`: of the classes only names are labels, see MetaFile.shared_classes.
     Raises the same DataError on all ranks: of what one of them found, or DisagreementError where they differ.
     """
 
@@ -56,6 +57,7 @@ def prepare(
             "n": meta.n,
             "fingerprint": meta.fingerprint,
             "classes": list(meta.classes),
+            "by_name": meta.shared_classes.by_name,
         }
         if not isinstance(found, MetaFile):
             facts |= {"channels": found.channels, "decoder": found.decoder.identity, "order": found.order}

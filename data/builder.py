@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import DataError, by_code
 from .memory import MemoryFile
+from .shard import Shard
 
 if TYPE_CHECKING:
     from .slots import ShardJob
@@ -52,9 +53,10 @@ class ShardBuilder:
                 stdout=subprocess.PIPE,
                 pass_fds=(text.fd, *fds),
             )
+            self._end = weakref.finalize(self, _end, self._process)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        self._end = weakref.finalize(self, _end, self._process)
+        self._target = target
 
     @property
     def pid(self) -> int:
@@ -71,6 +73,10 @@ class ShardBuilder:
             raise by_code().get(kind, DataError)(*problems)
         if code:
             raise BuilderDied(f"was killed by signal {-code}" if code < 0 else f"left with code {code}")
+        try:
+            Shard(self._target.fd)
+        except ValueError:  # somebody else has reaped it, and its exit code is lost
+            raise BuilderDied("ended half-way") from None
 
     def close(self) -> None:
         """Ends it, built or not."""

@@ -85,19 +85,15 @@ class ImageRows(Dataset[tuple[Any, Any]]):
             raise OptionError(f"channels {channels}: legal are 1 (grey) and 3 (RGB) (data.channels)")
         if not 0 <= bad_budget <= 1:
             raise OptionError(f"bad_budget {bad_budget} is a share of the epoch, 0 … 1 (data.bad_budget)")
+        reading: dict[str, Any] = {"root": root, "classes": classes, "format": format, "columns": columns}
+        reading |= {"exclude": exclude, "cache": cache, "allow_outside_root": allow_outside_root or None}
+        given = {name: value for name, value in reading.items() if value is not None}
         if isinstance(meta_file, MetaFile):
+            if given:
+                raise OptionError(f"{', '.join(given)} beside a MetaFile: that has been opened; give it there")
             self.meta = meta_file
         else:
-            self.meta = MetaFile(
-                meta_file,
-                root=root,
-                classes=classes,
-                allow_outside_root=allow_outside_root,
-                format=format,
-                columns=columns,
-                exclude=exclude,
-                cache=cache,
-            )
+            self.meta = MetaFile(meta_file, **given)
         self.seed = seed
         self.blocks = _blocks(order, self.meta)
         self.tail = tail
@@ -234,19 +230,23 @@ class RankDataset(ImageRows):
         **options: Any,
     ) -> None:
         check_world(rank, world_size)
-        if read not in READS:
-            raise OptionError(f"read {read!r}: legal are {', '.join(READS)} (data.read)")
+        _check_read(read)
         super().__init__(meta_file, seed=seed, tail=tail, order=order, load=load, **options)
         self.world_size = world_size
         self.rank = rank
         self.read = read
-        self.epoch = epoch
+        self._epoch = epoch
         self.shuffle = shuffle
         self._stop = self.n // world_size * world_size if tail == "drop" else -(-self.n // world_size) * world_size
         if not 0 <= start <= self._stop:
             raise OptionError(f"start {start} is outside of the epoch's positions, 0 … {self._stop}")
         self._start = start
         self._slots = Slots()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of this dataset; another epoch is another RankDataset, or a Loader's affair."""
+        return self._epoch
 
     @cached_property
     def rows(self) -> Rows:
@@ -351,6 +351,7 @@ def open_dataset(
     if mode == "rank":
         return RankDataset(source, world_size, rank, seed, read=read, **options)
     if mode == "indexed":
+        _check_read(read)
         return IndexedDataset(source, seed=seed, **options)
     raise OptionError(f"mode {mode!r}: legal are rank, indexed (data.mode)")
 
@@ -358,6 +359,11 @@ def open_dataset(
 def _kept_randomness_if(wanted: bool) -> AbstractContextManager[None]:
     """`kept_randomness` where a sample is seeded, nothing where it isn't."""
     return kept_randomness() if wanted else nullcontext()
+
+
+def _check_read(read: str) -> None:
+    if read not in READS:
+        raise OptionError(f"read {read!r}: legal are {', '.join(READS)} (data.read)")
 
 
 def _blocks(order: str | Blocks, meta: MetaFile) -> Blocks | None:

@@ -24,7 +24,7 @@ from .datasets import IndexedDataset, RankDataset, Request
 from .errors import DataError, OptionError, SplitError, TooManyBadError, counted
 from .order import Rows, rows_at
 from .slots import ShardJob, Shards
-from .split import Positions, Split
+from .split import Positions, Split, whole
 from .workers import BatchReader, Fetch, Loaded, WorkerSettings
 
 STARTS = ("fork", "forkserver", "spawn")
@@ -83,6 +83,7 @@ class Loader:
         self._epochs = epochs
         self._workers = workers
         self._idle: list[_Stream] = []  # what waits for the next epoch: one at most
+        self._running: list[_Stream] = []  # what an iterator that was not exhausted reads from
         weakref.finalize(self, _close_all, self._idle)
 
     @property
@@ -128,7 +129,11 @@ class Loader:
         (the same on all ranks, of any number). Without it the sums are taken from what `start` positions must give,
         which walks over them (some 40 ns each). Raises SplitError at once for a start that is no place between steps.
         """
+        epoch, start = whole("epoch", epoch), whole("start", start)
         self._split.check_start(start)
+        for name, own in (("epoch", epoch), ("position", start)):
+            if carry and start and carry.get(name, own) != own:
+                raise SplitError(f"carry is the state of {name} {carry[name]}, but {name} {own} is asked for")
         audit, replaced = EpochAudit(), 0
         if self._split.rank == 0 and start:
             audit = EpochAudit(carry["sums"] if carry and "sums" in carry else self.expected_sums(epoch, start))
@@ -138,6 +143,7 @@ class Loader:
     def close(self) -> None:
         """Ends the workers and what is prepared for the next epoch."""
         _close_all(self._idle)
+        _close_all(self._running)
 
     def __enter__(self) -> Self:
         return self
@@ -151,14 +157,15 @@ class Loader:
         if self._idle and self._idle[0].goes_on_with(epoch, start):
             stream = self._idle.pop()
         else:
-            self.close()
+            _close_all(self._idle)
             stream = _Stream(self._dataset, self._split, self._shuffle, self._epochs, self._workers)
+        self._running.append(stream)
         try:
             for micro, loaded in stream.epoch(epoch, start):
                 weights = self._split.weights(micro.positions)
                 pairs = [(int(micro.rows[place]), instead) for place, instead in loaded.replaced]
                 audit.add(micro.rows[weights > 0])
-                replaced += len(pairs)
+                replaced += sum(1 for place, _ in loaded.replaced if weights[place] > 0)
                 yield Batch(
                     images=loaded.images,
                     labels=loaded.labels,
@@ -179,7 +186,10 @@ class Loader:
         except BaseException:  # left in the middle, by an error or by the caller
             stream.close()
             raise
-        self.close()  # of two epochs consumed side by side one stays
+        finally:
+            if stream in self._running:
+                self._running.remove(stream)
+        _close_all(self._idle)  # of two epochs consumed side by side one stays
         self._idle.append(stream)
 
 
@@ -247,6 +257,8 @@ class _Stream:
             self._fetch = Fetch(BatchReader(self._dataset), self, self._workers, self._rows_asked)
         is_first, is_done = True, False
         while not is_done:
+            if self._fetch is None:
+                raise OptionError(f"the loader was closed in the middle of epoch {epoch}")
             try:
                 loaded = self._fetch.next()
             except StopIteration:
@@ -328,7 +340,7 @@ def build_loader(
     rank: int | None = None,
     world_size: int | None = None,
     seed: int | None = None,
-    shuffle: bool = True,
+    shuffle: bool | None = None,
     tail: str | None = None,
     epochs: int | None = None,
     workers: int = 0,
@@ -337,9 +349,10 @@ def build_loader(
 ) -> Loader:
     """A Loader over one rank's part of the dataset, in steps of `global_batch` samples over all ranks.
 
-    Rank, world size, seed and tail are the dataset's own where it has them; what is given here may not contradict
-    them; an IndexedDataset needs rank and world_size. `epochs` is their number, where it is known: nothing is
-    prepared past the last. Raises SplitError where the numbers give no epoch.
+    Rank, world size and seed are the dataset's own where it has them, and what is given here may not contradict them;
+    an IndexedDataset needs rank and world_size. Tail and shuffle are the dataset's own unless they are given. `epochs`
+    is their number, where it is known: nothing is prepared past the last. Raises SplitError where the numbers give no
+    epoch.
     """
     if isinstance(dataset, RankDataset):
         for name, given, own in (("rank", rank, dataset.rank), ("world_size", world_size, dataset.world_size)):
@@ -350,8 +363,16 @@ def build_loader(
         raise SplitError("an IndexedDataset doesn't know its rank: give build_loader rank and world_size")
     if seed not in (None, dataset.seed):
         raise SplitError(f"seed {seed}, but the dataset was made with seed {dataset.seed}")
-    if workers < 0:
-        raise OptionError(f"workers {workers}: legal are 0, 1, 2, … (data.workers)")
+    workers = whole("workers", workers, " (data.workers)")
+    global_batch, rank, world_size = (
+        whole("global_batch", global_batch),
+        whole("rank", rank),
+        whole("world_size", world_size),
+    )
+    micro_batch = None if micro_batch is None else whole("micro_batch", micro_batch)
+    epochs = None if epochs is None else whole("epochs", epochs)
+    if shuffle is None:
+        shuffle = dataset.shuffle if isinstance(dataset, RankDataset) else True
     if worker_start not in STARTS:
         raise OptionError(f"worker_start {worker_start!r}: legal are {', '.join(STARTS)} (data.worker_start)")
     split = Split(dataset.n, global_batch, world_size, rank, tail or dataset.tail, micro_batch)

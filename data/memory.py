@@ -44,7 +44,7 @@ class MemoryFile:
     def __reduce__(self) -> tuple[Any, ...]:
         if get_spawning_popen() is not None:
             return _from_handle, (reduction.DupFd(self.fd),)
-        return MemoryFile.of, (os.pread(self.fd, len(self), 0),)
+        return MemoryFile.of, (bytes(self.map()) if len(self) else b"",)
 
 
 def write_all(fd: int, content: bytes | memoryview, at: int) -> int:

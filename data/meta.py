@@ -60,7 +60,8 @@ class MetaFile:
     which are read once to find the largest, or names, which are listed once. `format` and `columns` overrule what is
     seen in the first lines (see sniff), and `told` says what was. `exclude` names files of row numbers to leave out:
     rows are numbers in what is left. With `bare` rows may lack labels: `labelled` says whether they have some.
-    `index` makes the sidecars of small files too, and lists names of any number.
+    `index` makes the sidecars of small files too, and lists names of any number. `checking` is for who looks at every
+    row: it lists names of any number, too, and a row without a legal label counts for no class instead of raising.
 
     Raises MetaFileError, RowError, ClassesError, OptionError.
     """
@@ -78,6 +79,7 @@ class MetaFile:
         cache: str | os.PathLike[str] | None = None,
         bare: bool = False,
         index: bool = False,
+        checking: bool = False,
     ) -> None:
         self.root = None if root is None else Path(root)
         self.allow_outside_root = allow_outside_root
@@ -85,6 +87,8 @@ class MetaFile:
         self._listed = True
         self._table: tuple[Words, Places] | None = None
         known = read_classes(classes)
+        # a number says how many classes there are, not what they are called
+        self._names_given = classes is not None and not isinstance(classes, int)
         if isinstance(source, LineText):
             self.files: list[LineFile] = [source]
             self.told = ""
@@ -100,6 +104,7 @@ class MetaFile:
                     open_census(path, cache=cache, force=True)
             self.files = [LineFile(path, skip=at.skip, cache=cache) for path, at in zip(paths, looks, strict=True)]
             self.told = tell(paths, looks)
+            _refuse_other_labels(paths, looks, known)
         self.kind = _one_kind(self.files, self.formats)
         self.multi_label = any(format.separator is not None for format in self.formats)
         self.labelled = all(format.label is not None for format in self.formats)
@@ -107,7 +112,7 @@ class MetaFile:
         files = [] if exclude is None else paths_of(exclude, "data.exclude")
         self._excluded = read_excluded(files, self._firsts[-1])
         self.n: int = self._firsts[-1] - self._excluded.size
-        self._classes = known if known is not None else self._find_classes(index)
+        self._classes = known if known is not None else self._find_classes(index, checking)
 
     def __len__(self) -> int:
         return self.n
@@ -120,6 +125,12 @@ class MetaFile:
     @property
     def num_classes(self) -> int:
         return len(self._classes)
+
+    @property
+    def shared_classes(self) -> Classes:
+        """The classes as a second set must take them, that of evaluation, say. Where they are names that nobody gave,
+        but the rows themselves, it may use these names only: its numbers may well mean others."""
+        return Classes(self._classes.names, by_name=not self._names_given)
 
     @property
     def fingerprint(self) -> str:
@@ -161,6 +172,10 @@ class MetaFile:
         """`file:line` of a row, for messages about the line itself."""
         at, within = self._find(row)
         return f"{self.files[at].path}:{self.files[at].line_number(within)}"
+
+    def format_of(self, row: int) -> Format:
+        """How the line of a row is read."""
+        return self.formats[self._find(row)[0]]
 
     def root_of(self, row: int) -> Path:
         """The folder that a row's path is relative to."""
@@ -297,8 +312,8 @@ class MetaFile:
             self.formats = [replace(self.formats[0], separator=",")]
         return opened.classes
 
-    def _find_classes(self, index: bool) -> Classes:
-        found = [self._labels_of(at, index) for at in range(len(self.files))] if self.labelled else []
+    def _find_classes(self, index: bool, checking: bool) -> Classes:
+        found = [self._labels_of(at, index, checking) for at in range(len(self.files))] if self.labelled else []
         named = [labels.names for labels in found if labels.names is not None]
         if named and len(named) < len(found):
             told = [self.files[[labels.names is None for labels in found].index(which)].path for which in (True, False)]
@@ -307,10 +322,10 @@ class MetaFile:
                 "the order of their numbers)"
             )
         if named:
-            return Classes(sorted({name for names in named for name in names}, key=str.encode))
+            return Classes(sorted({name for names in named for name in names}, key=str.encode), by_name=True)
         return Classes.numbered(1 + max((labels.largest or 0 for labels in found), default=0))
 
-    def _labels_of(self, at: int, index: bool) -> Labels:
+    def _labels_of(self, at: int, index: bool, checking: bool) -> Labels:
         """What the labels of a file are: kept in its census, else found by a pass over it."""
         file, format = self.files[at], self.formats[at]
         key = label_key(format, self._excluded.digest)
@@ -318,17 +333,19 @@ class MetaFile:
         if (labels := Labels.restored(kept.get(key))) is not None:
             return labels
         large = file.size_bytes >= SMALL_BYTES and not isinstance(file, LineText)
-        if large and format.named and not index:
+        if large and format.named and not (index or checking):
             raise ClassesError(names_unknown(file.path))
 
         def fields(row: int, line: bytes) -> Sequence[str]:
             try:
                 return format.parse(line).labels
             except Malformed as error:
+                if checking:
+                    return ()
                 raise RowError(f"{self.line_of(row)}  {error}") from None
 
-        labels = find_labels(self._chunks_of(at), format, fields, self.line_of)
-        if large or index:
+        labels = find_labels(self._chunks_of(at), format, fields, self.line_of, lenient=checking)
+        if (large or index) and not checking:  # what passed over bad rows is no truth about the file
             file.census = file.census.with_labels({**kept, key: labels.stored()})
         return labels
 
@@ -341,6 +358,24 @@ def _of_listing(file: LineFile) -> Format:
         ]
         return sniff(lines, file.path, format="lines")
     raise AssertionError("a file without rows can't be opened")
+
+
+def _refuse_other_labels(paths: Sequence[Path], formats: Sequence[Format], known: Classes | None) -> None:
+    """Raises ClassesError for a file of numbers where classes are known by name alone, and for one of names where they
+    are numbers: one line, and not one for each row."""
+    for path, format in zip(paths, formats, strict=True):
+        if known is None or format.label is None:
+            continue
+        if known.by_name and not format.named:
+            raise ClassesError(
+                f"{path}: its labels are numbers, but those of the training data are names, of {known.told}: which "
+                "number means which name? Give data.classes (the names in the order of their numbers)"
+            )
+        if known.is_numbered and format.named:
+            raise ClassesError(
+                f"{path}: its labels are names, but there are {known.told}: give data.classes (the names in the order "
+                "of their numbers)"
+            )
 
 
 def _one_kind(files: Sequence[LineFile], formats: Sequence[Format]) -> str:

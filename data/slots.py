@@ -21,6 +21,7 @@ from multiprocessing.context import get_spawning_popen
 from typing import TYPE_CHECKING
 
 from .builder import BuilderDied, ShardBuilder
+from .errors import DataError
 from .memory import MemoryFile
 from .order import Rows, rows_at
 from .shard import Shard, build_shard
@@ -56,8 +57,14 @@ class ShardJob:
         return rows_at(range(self.first, self.stop, self.step), self.meta.n, self.order)
 
     def build(self, fd: int, threads: int = 1) -> None:
-        """Writes the shard into a memory file. Raises RowError, ChangedError."""
-        build_shard(self.meta, self.rows(), fd, threads=threads)
+        """Writes the shard into a memory file. Raises RowError, ChangedError, DataError where there is no room."""
+        try:
+            build_shard(self.meta, self.rows(), fd, threads=threads)
+        except OSError as error:
+            raise DataError(
+                f"the {len(self):,} rows of a rank's epoch could not be put into memory ({error.strerror}): "
+                "data.read=direct holds none, and more ranks hold fewer each"
+            ) from error
 
 
 class Slots:
@@ -65,6 +72,9 @@ class Slots:
 
     def __init__(self) -> None:
         self._files = (MemoryFile(name="rankrun-shard-0"), MemoryFile(name="rankrun-shard-1"))
+        # A file of its own, never mapped: closing any descriptor of a file, as a map does at its end, gives up all
+        # locks that the process has on that file.
+        self._guard = MemoryFile(name="rankrun-lock")
         self._mapped: dict[int, tuple[bytes, Shard]] = {}
 
     def file(self, epoch: int) -> MemoryFile:
@@ -84,11 +94,10 @@ class Slots:
         """The same, built here first if no process has done it: workers of a loader of one's own share one shard."""
         with suppress(ValueError):
             return self.shard(epoch)
-        fd = self.file(epoch).fd
-        with _alone_with(fd):
+        with _alone_with(self._guard.fd):
             with suppress(ValueError):  # another one was faster
                 return self.shard(epoch)
-            job.build(fd)
+            job.build(self.file(epoch).fd)
         return self.shard(epoch)
 
     @property
@@ -97,13 +106,11 @@ class Slots:
 
     def __getstate__(self) -> dict[str, object]:
         # by handle to a process that is being started, and empty everywhere else: it can be built again
-        return {"_files": self._files, "_mapped": {}} if get_spawning_popen() is not None else {}
+        return self.__dict__ | {"_mapped": {}} if get_spawning_popen() is not None else {"_mapped": {}}
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        if state:
-            self.__dict__.update(state)
-        else:
-            Slots.__init__(self)
+        Slots.__init__(self)
+        self.__dict__.update(state)
 
 
 class Shards:
@@ -121,7 +128,10 @@ class Shards:
         """
         if self._building is None and self._held.get(epoch & 1) != epoch and job.meta.size_bytes >= BESIDE_BYTES:
             self._held.pop(epoch & 1, None)
-            self._building = epoch, ShardBuilder(job, self._slots.file(epoch))
+            try:
+                self._building = epoch, ShardBuilder(job, self._slots.file(epoch))
+            except OSError as error:  # no process or no descriptor to be had
+                _log.warning(f"no process could be started to build the rows of epoch {epoch} ({error.strerror})")
 
     def ready(self, epoch: int, job: ShardJob) -> None:
         """Returns once an epoch's shard is in its slot. Raises RowError, ChangedError."""

@@ -11,12 +11,13 @@ in near-equal micro-batches. Nothing here depends on how often the run was stopp
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from .errors import SplitError, counted
+from .errors import OptionError, SplitError, counted
 
 TAILS = ("drop", "pad", "mask")
 
@@ -96,6 +97,17 @@ class Split:
     def step_weight(self, position: int) -> float:
         """Sum of the weights of the whole step at `position`, over all ranks."""
         return float(self.after(position) - position)
+
+
+def whole(name: str, value: int, where: str = "") -> int:
+    """`value` as an int; OptionError unless it is a whole number from 0 on (of numpy's, too)."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if number < 0 or isinstance(value, bool):
+        raise OptionError(f"{name} {value!r}: legal are 0, 1, 2, …{where}")
+    return number
 
 
 def check_world(rank: int, world_size: int) -> None:

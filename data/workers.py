@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from multiprocessing import parent_process
+from multiprocessing.connection import wait
 from types import FrameType
 from typing import Any
 
@@ -96,8 +98,7 @@ class WorkerStart:
 
     @classmethod
     def here(cls, start: str) -> WorkerStart:
-        # The kernel's signal comes when the *thread* that forked ends, so only the main thread may ask for it. A
-        # forkserver's workers are its children: it ends with this process, and they with it.
+        # The kernel's signal comes when the *thread* that forked ends, so only the main thread may ask for it.
         is_main = threading.current_thread() is threading.main_thread()
         return cls(os.getpid() if is_main and sys.platform == "linux" and start != "forkserver" else None)
 
@@ -108,10 +109,19 @@ class WorkerStart:
         # Python's collector writes into every object that it looks at. Under fork those are the rank's pages, some
         # 80 MB with torch imported, of which each worker would soon have a copy: they are left out of its looks.
         gc.freeze()
+        rank = parent_process()
+        if self.parent is None and rank is not None:
+            # a forkserver's workers are its children and not the rank's: they watch the pipe that the rank holds
+            threading.Thread(target=_leave_with, args=(rank.sentinel,), daemon=True).start()
         if self.parent is not None:
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != self.parent:  # it ended while this one was still importing torch
                 os._exit(1)
+
+
+def _leave_with(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
 
 
 @dataclass(frozen=True)
@@ -159,9 +169,10 @@ class Fetch:
         try:
             self._iterator: Any = iter(loader)
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            # torch's handler raises wherever the main thread is: in a backward pass or an all-reduce.
+            # torch's handler raises wherever the main thread is: in a backward pass or an all-reduce. Before the mask
+            # is lifted: a Ctrl-C that waited behind it is raised there.
             _handle_children(of_children)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._workers: Sequence[Any] = getattr(self._iterator, "_workers", ())
 
     def next(self) -> Loaded:

@@ -14,22 +14,27 @@ MOST_CLASSES = 10_000_000
 
 
 class Classes:
-    """Class names in the order of their labels. `by_number`: a label field is a number, whatever the names are.
+    """Class names in the order of their labels. `by_number`: a label field is a number, whatever the names are;
+    `by_name`: it is a name, and a number means nothing.
 
     Numbered classes ("0", "1", …) are kept, and pickled, as their number.
     """
 
-    def __init__(self, names: Iterable[str], *, by_number: bool = False) -> None:
+    def __init__(self, names: Iterable[str], *, by_number: bool = False, by_name: bool = False) -> None:
         self.by_number = by_number
         self._names: tuple[str, ...] | None = tuple(names)
         self._count = len(self._names)
         if all(name == str(label) for label, name in enumerate(self._names)):
             self._names = None
+        self.by_name = by_name and self._names is not None
         self._labels: dict[str, int] | None = None
         # Digits in a label field mean that label, unless a class is *named* by them and stands at another place.
-        self.numbers_are_labels = by_number or all(
-            not (name.isascii() and name.isdigit()) or name == str(label)
-            for label, name in enumerate(self._names or ())
+        self.numbers_are_labels = by_number or (
+            not self.by_name
+            and all(
+                not (name.isascii() and name.isdigit()) or name == str(label)
+                for label, name in enumerate(self._names or ())
+            )
         )
 
     @classmethod
@@ -61,6 +66,8 @@ class Classes:
                 self._labels = {name: label for label, name in enumerate(self._names)}
             if (label := self._labels.get(field)) is not None:
                 return label
+        if self.by_name:
+            return None
         if field.isascii() and field.isdigit() and len(field) <= 18 and int(field) < self._count:
             return int(field)
         return None
@@ -73,15 +80,16 @@ class Classes:
 
     def __reduce__(self) -> tuple[object, ...]:
         if self._names is None:
-            return _unpacked, (self._count, self.by_number)
+            return _unpacked, (self._count, self.by_number, False)
         # 1,000 names as they stand are more than the 10 KB that a whole dataset should take
         text = json.dumps(self._names, ensure_ascii=False, separators=(",", ":"))
-        return _unpacked, (zlib.compress(text.encode("utf-8", "surrogatepass"), 9), self.by_number)
+        return _unpacked, (zlib.compress(text.encode("utf-8", "surrogatepass"), 9), self.by_number, self.by_name)
 
 
-def _unpacked(names: bytes | int, by_number: bool) -> Classes:
+def _unpacked(names: bytes | int, by_number: bool, by_name: bool) -> Classes:
     if isinstance(names, bytes):
-        return Classes(json.loads(zlib.decompress(names).decode("utf-8", "surrogatepass")), by_number=by_number)
+        unpacked = json.loads(zlib.decompress(names).decode("utf-8", "surrogatepass"))
+        return Classes(unpacked, by_number=by_number, by_name=by_name)
     classes = Classes((), by_number=by_number)
     classes._count = names
     return classes

@@ -64,13 +64,17 @@ def names_unknown(path: Path) -> str:
     )
 
 
-def find_labels(chunks: Iterable[Chunk], format: Format, labels_of: LabelsOf, at: At) -> Labels:
+def find_labels(
+    chunks: Iterable[Chunk], format: Format, labels_of: LabelsOf, at: At, *, lenient: bool = False
+) -> Labels:
     """Looks at every label of a file; `labels_of` parses a row, `at` says where it is.
 
-    Raises NamedLabelError where numbers and names are mixed, ClassesError for too many names, what `labels_of` raises.
+    Raises NamedLabelError where numbers and names are mixed (`lenient` passes over what the first labels are not),
+    ClassesError for too many names, what `labels_of` raises.
     """
     if format.named:
-        return Labels(None, _names(chunks, format, labels_of, at))
+        names = _names(chunks, format, labels_of, at, lenient)
+        return Labels(None, names) if names else Labels(0, None)  # no row is good, of those that were passed over
     largest = 0
     for first, rows in _pieces(chunks):
         spans = find_spans(rows, format)
@@ -80,7 +84,8 @@ def find_labels(chunks: Iterable[Chunk], format: Format, labels_of: LabelsOf, at
             largest = max(largest, int(highest[plain].max(initial=0)))
         for index in np.flatnonzero(~plain).tolist():
             for field in labels_of(first + index, rows.line(index)):
-                largest = max(largest, whole_number(field, first + index, at))
+                if not lenient or _is_number(field):
+                    largest = max(largest, whole_number(field, first + index, at))
     return Labels(largest, None)
 
 
@@ -92,12 +97,16 @@ def _pieces(chunks: Iterable[Chunk]) -> Iterator[tuple[int, Rows]]:
 
 def whole_number(field: str, row: int, at: At) -> int:
     """The number that a label field is; raises NamedLabelError."""
-    if not (field.isascii() and field.isdigit()) or len(field) > 18:
+    if not _is_number(field):
         raise NamedLabelError(f"{at(row)}  label {short(field)} is no whole number: {GIVE_CLASSES}")
     return int(field)
 
 
-def _names(chunks: Iterable[Chunk], format: Format, labels_of: LabelsOf, at: At) -> list[str]:
+def _is_number(field: str) -> bool:
+    return field.isascii() and field.isdigit() and len(field) <= 18
+
+
+def _names(chunks: Iterable[Chunk], format: Format, labels_of: LabelsOf, at: At, lenient: bool) -> list[str]:
     names: set[str] = set()
     known = np.empty(0, np.uint64)
     for first, rows in _pieces(chunks):
@@ -118,6 +127,8 @@ def _names(chunks: Iterable[Chunk], format: Format, labels_of: LabelsOf, at: At)
             for field in labels_of(first + index, rows.line(index)):
                 if field not in names:
                     if field.isascii() and field.isdigit():
+                        if lenient:
+                            continue
                         raise NamedLabelError(
                             f"{at(first + index)}  label {field} is a number, but the first labels are names: "
                             f"{GIVE_CLASSES}"

@@ -11,6 +11,7 @@ from .labels import whole_number
 from .sniff import HEAD_LINES
 
 Problem = RowError | OutsideRootError
+LEAVES = "leaves the root: paths are relative to it"
 
 
 def parse_line(
@@ -31,9 +32,9 @@ def parse_line(
     except Malformed as error:
         raise RowError(f"{at()}  {error}") from None
     if not allow_outside_root and (path.startswith("/") or ".." in path.split("/")):
+        why = "is absolute: paths are relative to the root" if path.startswith("/") else LEAVES
         raise OutsideRootError(
-            f"{at()}  {short(path)} leaves the root: paths are relative to it "
-            "(data.root=… sets it, data.allow_outside_root=true lifts this)"
+            f"{at()}  {short(path)} {why} (data.root=… sets it, data.allow_outside_root=true lifts this)"
         )
     path, offset, length = split_span(path)
     labels = (0,) if format.label is None else tuple(_label(field, format, classes, at) for field in fields)
@@ -55,7 +56,10 @@ def _label(field: str, format: Format, classes: Classes | None, at: Callable[[],
         hint = ""
         if format.separator is None and "," in field:
             hint = f" (several labels are read where the first {HEAD_LINES} lines show some)"
-        raise RowError(f"{at()}  label {short(field)} is neither a number nor one of the {classes.told}{hint}")
+        legal = f"none of the {classes.told}" if classes.by_name else f"neither a number nor one of the {classes.told}"
+        raise RowError(f"{at()}  label {short(field)} is {legal}{hint}")
+    if classes.by_name:
+        raise RowError(f"{at()}  label {field} is a number, but labels are names here, of {classes.told}")
     raise RowError(f"{at()}  label {field} is out of range: there are {classes.told}, labels 0 … {len(classes) - 1}")
 
 

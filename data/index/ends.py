@@ -91,4 +91,4 @@ def _names(path: Path, form: Format, excluded: Excluded, cache: str | os.PathLik
     labels = Labels.restored((kept or {}).get(label_key(form, excluded.digest)))
     if labels is None or labels.names is None:
         raise ClassesError(names_unknown(path))
-    return Classes(labels.names)
+    return Classes(labels.names, by_name=True)

@@ -158,7 +158,7 @@ def _decode(head: bytes) -> Header | None:
         found = json.loads(head)
         del found["magic"]
         header = Header(**found)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
     kinds = {"fingerprint": str, "body_hash": str}
     right = all(type(getattr(header, one.name)) is kinds.get(one.name, int) for one in fields(Header))

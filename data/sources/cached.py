@@ -127,6 +127,7 @@ def _key(paths: list[Path], known: Classes | None, counted: bool, columns: Colum
     asked += [os.path.abspath(path) for path in paths]
     if known is not None:
         asked += [counted, known.by_number, len(known) if known.is_numbered else list(known.names)]
+        asked += ["by name"] * known.by_name
     asked.append(columns)
     digest = hashlib.blake2b(json.dumps(asked).encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", paths[0].stem)[:40] or "list"

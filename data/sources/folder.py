@@ -46,7 +46,7 @@ def list_folder(folder: str | os.PathLike[str], *, classes: Given = None) -> Lis
 
 
 def any_folder_meta(
-    folder: str | os.PathLike[str], *, classes: Sequence[str], allow_outside_root: bool = False
+    folder: str | os.PathLike[str], *, classes: Classes, allow_outside_root: bool = False
 ) -> tuple[MetaFile, bool]:
     """The meta file of any folder of images, and whether its labels are known.
 
@@ -54,8 +54,7 @@ def any_folder_meta(
     """
     from ..meta import MetaFile  # which itself reads folders
 
-    root = Path(folder)
-    known = Classes(classes)
+    root, known = Path(folder), classes
     inside = _entries(root)
     names = [entry.name for entry in inside if entry.is_dir()]
     if any(label is not None for label in _known_labels(names, known)) and not any(is_image(e.name) for e in inside):
@@ -69,13 +68,13 @@ def any_folder_meta(
 
 
 def in_memory(
-    about: Path, lines: Sequence[bytes], classes: Sequence[str], *, root: Path | None, allow_outside_root: bool
+    about: Path, lines: Sequence[bytes], classes: Classes, *, root: Path | None, allow_outside_root: bool
 ) -> MetaFile:
     """The meta file of lines that lie in no file; `about` is what messages call them."""
     from ..meta import MetaFile
 
     # the lines say labels, never names: a class may be named "1" and stand at another place
-    by_number = Classes(classes, by_number=True)
+    by_number = Classes(classes.names, by_number=True)
     return MetaFile(
         LineText(about, b"".join(lines)), root=root, classes=by_number, allow_outside_root=allow_outside_root
     )

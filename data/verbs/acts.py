@@ -43,23 +43,26 @@ def check(options: argparse.Namespace) -> Outcome:
         return _glance(options)
     from ..blocks import choose_blocks
     from ..split import Split
-    from .check import check_rows, refuse_existing, write_clean
+    from .check import check_rows
+    from .clean import CleanList
     from .telling import describe_report
 
-    if options.clean is not None:
-        refuse_existing(options.clean)  # now, and not after a look at a million images
-    meta = open_meta(options)
+    decode = options.decode or (options.clean is not None and not options.no_decode)
+    meta = open_meta(options, checking=True)
+    clean = None if options.clean is None else CleanList(meta, options.clean)  # which refuses now, and not after hours
     if options.order == "block":
         choose_blocks(meta.size_bytes)
     if options.global_batch is not None:
         Split(meta.n, options.global_batch, options.world_size, 0)
-    against = open_meta(options, options.against) if options.against else None
-    report = check_rows(meta, decode=options.decode, against=against, processes=_processes(options), shows=True)
-    lines = describe_report(report, _named(options.meta), decode=options.decode)
+    against = open_meta(options, options.against, checking=True) if options.against else None
+    report = check_rows(meta, decode=decode, against=against, processes=_processes(options), shows=True)
+    lines = describe_report(report, _named(options.meta), decode=decode)
     errors = report.errors()
-    if options.clean is not None:
-        kept = write_clean(report, options.clean)
+    if clean is not None:
+        kept = clean.write(~report.left_out)
         lines.append(f"clean list: {options.clean}, {rows(kept)} of {meta.n:,}")
+        if clean.needs:
+            lines.append(f"use it with {' and '.join(clean.needs)}")
         return Outcome(lines, errors, 0)  # what was found is told, and dealt with
     return Outcome(lines, errors)
 
@@ -212,14 +215,18 @@ def where(options: argparse.Namespace) -> Outcome:
     return Outcome([meta.place(options.row), *told])
 
 
-def open_meta(options: argparse.Namespace, meta: list[str] | None = None) -> MetaFile:
-    """The rows that the options speak of; or those of another source that is read alike, none of them left out."""
+def open_meta(options: argparse.Namespace, meta: list[str] | None = None, *, checking: bool = False) -> MetaFile:
+    """The rows that the options speak of; or those of another source that is read alike, none of them left out.
+
+    `checking`: see MetaFile.
+    """
     from ..meta import MetaFile
 
     reading = _reading(options)
     if meta is not None:
         reading["exclude"] = None
-    return MetaFile(source_of(options.meta if meta is None else meta), cache=options.cache, **reading)
+    source = source_of(options.meta if meta is None else meta)
+    return MetaFile(source, cache=options.cache, checking=checking, **reading)
 
 
 def _reading(options: argparse.Namespace) -> dict[str, Any]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import MAX_PROBLEMS, DataError, OptionError, RowError
+from ..errors import MAX_PROBLEMS, DataError, RowError
 from ..meta import MetaFile
 from .crew import in_processes
 from .looking import GOOD, KINDS, Look, Seen, pieces
@@ -158,59 +157,3 @@ def _look(look: Look, processes: int | None, title: str, shows: bool) -> Iterato
             bad += len(seen.kinds) - seen.kinds.count(GOOD)
             bar.to(done, f"{bad:,} bad" if bad else "")
             yield slice(piece.first, piece.first + len(seen.kinds)), seen
-
-
-def write_clean(report: Report, out: str | os.PathLike[str]) -> int:
-    """Writes the lines of the good rows, as they stand there, to a new file; returns how many.
-
-    Left out are bad rows, repeats of an earlier row, and rows that overlap with the other set; a header line stays.
-    The file appears whole or not at all. Raises OptionError if there is one already, if no row is good, if files have
-    different headers or folders to be relative to, and what the disk says.
-    """
-    path, keep = Path(out), ~report.left_out
-    refuse_existing(path)
-    if not keep.any():
-        raise OptionError(f"--clean {path}: not one row is good, so there is nothing to write")
-    head = _common_head(report.meta, path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        with open(unfinished, "xb") as file:
-            file.write(head)
-            for first, text, starts, stops in report.meta.chunks():
-                whole = text.tobytes()
-                for index in np.flatnonzero(keep[first : first + starts.size]).tolist():
-                    file.write(whole[starts[index] : stops[index]] + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(unfinished, path)
-    except OSError as error:
-        raise OptionError(f"--clean {path}: {error.strerror}; nothing was written") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return int(np.count_nonzero(keep))
-
-
-def refuse_existing(out: str | os.PathLike[str]) -> None:
-    """Raises OptionError for a clean list that would take the place of something."""
-    if os.path.lexists(out):
-        raise OptionError(f"--clean {os.fspath(out)}: exists already and is not overwritten; name a new file")
-
-
-def _common_head(meta: MetaFile, out: Path) -> bytes:
-    """The header lines of a meta file; of several files, what all have in common must be everything."""
-    roots = {meta.root} if meta.root is not None else {file.path.parent for file in meta.files}
-    if len(roots) > 1:
-        told = ", ".join(sorted(map(str, roots)))
-        raise OptionError(
-            f"--clean {out}: the rows are relative to different folders ({told}); check one file at a time"
-        )
-    heads = set()
-    for file in meta.files:
-        lines = b""
-        if file.skip:
-            with open(file.path, "rb") as text:
-                lines = b"".join(text.readline() for _ in range(file.skip))
-        heads.add(lines)
-    if len(heads) > 1:
-        raise OptionError(f"--clean {out}: the files have different header lines; check one file at a time")
-    return heads.pop()

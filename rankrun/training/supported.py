@@ -30,11 +30,11 @@ def one_label_each(dataset: D) -> D:
     if meta.multi_label:
         raise OptionError(
             "the rows of data.train or data.val have several labels: train.py trains and scores one label per image; "
-            "use the data package in a training loop of your own (README, 'The dataset alone')"
+            "use the data package in a training loop of your own (README, 'The data package alone')"
         )
     if meta.kind != "image":
         raise OptionError(
             f"the rows of data.train or data.val are of kind {meta.kind!r}: train.py trains on single images; use the "
-            "data package in a training loop of your own (README, 'The dataset alone')"
+            "data package in a training loop of your own (README, 'The data package alone')"
         )
     return dataset

@@ -120,7 +120,7 @@ BAD_ROWS: dict[str, tuple[bytes, type[DataError], str]] = {
     "label no number": (b"a.png 1e3", RowError, "label '1e3' is neither a number nor one of the 3 classes"),
     "../": (b"../a.png 0", OutsideRootError, r"'\.\./a\.png' leaves the root.*data\.allow_outside_root=true"),
     "a/../../": (b"a/../../b.png 0", OutsideRootError, "leaves the root"),
-    "absolute": (b"/etc/passwd 0", OutsideRootError, "'/etc/passwd' leaves the root"),
+    "absolute": (b"/etc/passwd 0", OutsideRootError, "'/etc/passwd' is absolute: paths are relative to the root"),
     "a container outside": (b"../s.tar@0:9 0", OutsideRootError, r"'\.\./s\.tar@0:9' leaves the root"),
 }
 BAD_COLUMNS: dict[str, tuple[bytes, type[DataError], str]] = {

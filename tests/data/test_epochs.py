@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 import data.slots
 from data.blocks import Blocks
 from data.datasets import IndexedDataset, RankDataset
-from data.errors import RowError, WorkerDiedError
+from data.errors import DataError, OptionError, RowError, SplitError, WorkerDiedError
 from data.loader import Batch, Loader, build_loader
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,6 +44,13 @@ def pids_of(batches: list[Batch]) -> set[int]:
 
 def rows_of(batches: Any) -> list[list[int]]:
     return [batch.rows.tolist() for batch in batches]
+
+
+def checked(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches; their labels, which come from the text of a slot, must be those of their rows."""
+    for batch in batches:
+        assert batch.labels.tolist() == [row % 3 for row in batch.rows.tolist()]
+        yield batch
 
 
 @pytest.fixture
@@ -118,14 +125,39 @@ def test_a_loader_that_is_dropped_ends_its_workers(listing: Path) -> None:
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.usefixtures("built_beside")
 def test_two_epochs_consumed_side_by_side(listing: Path) -> None:
     loader = loader_over(listing, workers=1)
-    zero, one = loader.epoch(0), loader.epoch(1)
-    mixed = [(a.rows.tolist(), b.rows.tolist()) for a, b in zip(zero, one, strict=True)]
+    zero, two = loader.epoch(0), loader.epoch(2)
+    mixed = [(a.rows.tolist(), b.rows.tolist()) for a, b in zip(*map(checked, (zero, two)), strict=True)]
     with loader_over(listing) as other:
-        assert [list(rows) for rows in zip(*mixed, strict=True)] == [rows_of(other.epoch(e)) for e in (0, 1)]
+        assert [list(rows) for rows in zip(*mixed, strict=True)] == [rows_of(other.epoch(e)) for e in (0, 2)]
     loader.close()
     assert multiprocessing.active_children() == []
+
+
+def test_closing_ends_what_is_being_consumed(listing: Path) -> None:
+    with loader_over(listing, workers=2) as loader:
+        batches = loader.epoch(3)
+        next(batches)
+    assert multiprocessing.active_children() == []
+    with pytest.raises(OptionError, match="the loader was closed in the middle of epoch 3"):
+        next(batches)
+
+
+def test_the_datasets_own_shuffle_counts(listing: Path) -> None:
+    dataset = RankDataset(listing, 2, 1, classes=3, load=load_nothing, shuffle=False)
+    assert rows_of(build_loader(dataset, global_batch=8).epoch(0))[0] == [1, 3, 5, 7]
+
+
+def test_whole_numbers_and_states(listing: Path) -> None:
+    for name, value in (("global_batch", 8.0), ("micro_batch", "2"), ("epochs", -1), ("global_batch", True)):
+        with pytest.raises(OptionError, match=rf"{name} .*: legal are 0, 1, 2"):
+            loader_over(listing, **{name: value})
+    with pytest.raises(OptionError, match=r"start 8\.0: legal are"):
+        loader_over(listing).epoch(0, 8.0)  # type: ignore[arg-type]
+    with pytest.raises(SplitError, match="carry is the state of position 16, but position 8 is asked for"):
+        loader_over(listing).epoch(0, 8, {"epoch": 0, "position": 16, "sums": [0, 0, 0]})
 
 
 def test_jumping_about_and_starting_in_the_middle(listing: Path) -> None:
@@ -170,6 +202,35 @@ def test_a_killed_builder_is_made_up_for(listing: Path, caplog: pytest.LogCaptur
 
 
 @pytest.mark.usefixtures("built_beside")
+def test_a_builder_that_somebody_else_reaped_is_made_up_for(listing: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loader = loader_over(listing, workers=0, epochs=2)
+    batches = loader.epoch(0)
+    next(batches)
+    builder = batches.gi_frame.f_locals["stream"]._shards._building[1]  # type: ignore[attr-defined]
+    os.kill(builder.pid, signal.SIGKILL)
+    os.waitpid(builder.pid, 0)
+    list(batches)
+    assert rows_of(checked(loader.epoch(1))) == rows_of(loader_over(listing).epoch(1))
+    assert "ended half-way: they are built here instead" in caplog.text
+
+
+@pytest.mark.usefixtures("built_beside")
+def test_no_process_and_no_room(
+    listing: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    assert len(rows_of(checked(loader_over(listing).epoch(1)))) == 11
+    assert "no process could be started to build the rows of epoch 1 (No such file or directory)" in caplog.text
+
+    def full(meta: object, rows: object, fd: int, threads: int = 1) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(data.slots, "build_shard", full)
+    with pytest.raises(DataError, match=r"the 44 rows of a rank's epoch could not be put into memory \(No space left"):
+        next(loader_over(listing).epoch(0))
+
+
+@pytest.mark.usefixtures("built_beside")
 @pytest.mark.parametrize("epoch", [0, 2])
 def test_a_killed_worker_is_one_clear_error_in_any_epoch(pictures: Any, epoch: int) -> None:
     others = set(psutil.Process().children())  # such as a forkserver of an earlier test
@@ -210,7 +271,7 @@ RANK = """
 """
 
 
-@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("start", ["fork", *(pytest.param(s, marks=pytest.mark.slow) for s in ("forkserver", "spawn"))])
 def test_a_killed_rank_leaves_nothing(listing: Path, tmp_path: Path, start: str) -> None:
     script = tmp_path / "rank.py"
     script.write_text(textwrap.dedent(RANK).format(root=str(ROOT), meta=str(listing), start=start))

@@ -239,6 +239,20 @@ def test_replacements_are_listed_counted_and_deterministic(pictures: Any, worker
     assert {pair for batch in one for pair in batch.replaced} == seen
 
 
+def test_padding_of_an_evaluation_counts_no_replacement(pictures: Any) -> None:
+    """n = 9 on 8 ranks: the last step's padding repeats rows 1 … 7, and one of them can't be read."""
+    meta = pictures.folder / "padded.txt"
+    meta.write_text("".join(f"p/{'no' if r == 3 else ''}{r:03d} x.png {r % 3}\n" for r in range(9)))
+    for world_size in (1, 2, 8):
+        counts = 0
+        for rank in range(world_size):
+            mine = loader(
+                meta, "rank", rank, world_size, global_batch=8, tail="mask", shuffle=False, on_error="replace"
+            )
+            counts += [batch.state_after for batch in mine.epoch(0) if batch.state_after][-1]["replaced"]
+        assert counts == 1
+
+
 def test_the_budget(pictures: Any) -> None:
     meta = pictures.folder / "budget.txt"
     meta.write_text("".join(f"p/{'no' if r < 3 else ''}{r:03d} x.png {r % 3}\n" for r in range(20)))

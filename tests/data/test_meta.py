@@ -73,7 +73,11 @@ BAD = [
     (b"b\xff.png 1\n", RowError, r"m\.txt:2  byte 2 \(0xff\) is not UTF-8"),
     ("../b.png 1\n", OutsideRootError, r"m\.txt:2  '\.\./b\.png' leaves the root"),
     ("x/../../b.png 1\n", OutsideRootError, "leaves the root"),
-    ("/etc/b.png 1\n", OutsideRootError, r"'/etc/b\.png' leaves the root.*data.allow_outside_root=true"),
+    (
+        "/etc/b.png 1\n",
+        OutsideRootError,
+        r"'/etc/b\.png' is absolute: paths are relative to the root.*data.allow_outside_root=true",
+    ),
 ]
 
 
