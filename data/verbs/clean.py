@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import OptionError
+from ..errors import DataError, OptionError
 from ..formats.format import Format, split_columns
 from ..meta import MetaFile
 from ..sources.listing import fits_a_line
@@ -34,6 +34,8 @@ class CleanList:
         self.names: Path | None = None
         self.needs: list[str] = []
         refuse_existing(self.path)
+        if not self.path.parent.is_dir():
+            raise self._refused(f"there is no folder {self.path.parent}")
         self._head = self._common_head()
         for root in {meta.root_of(0)} if meta.in_memory else {file.path.parent for file in meta.files}:
             self._prefix(root)
@@ -55,7 +57,12 @@ class CleanList:
             raise self._refused("not one row is good, so there is nothing to write")
         if self.names is not None:
             self._publish(self.names, "".join(f"{name}\n" for name in self.meta.classes).encode(), None)
-        self._publish(self.path, self._head, keep)
+        try:
+            self._publish(self.path, self._head, keep)
+        except DataError:
+            if self.names is not None:
+                self.names.unlink()
+            raise
         return int(np.count_nonzero(keep))
 
     def _publish(self, path: Path, head: bytes, keep: npt.NDArray[np.bool_] | None) -> None:

@@ -112,6 +112,40 @@ def test_check_against_another_set_and_a_clean_list(pictures: Any, capsys: pytes
     assert "E213 --clean" in capsys.readouterr().err
 
 
+def test_a_check_goes_on_behind_malformed_rows(pictures: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    meta, out = pictures.folder / "rough.txt", pictures.folder / "rough-clean.txt"
+    meta.write_bytes(
+        b"p/000 x.png 0\np/001\n\np/002 x.png 1\np/\xff.png 1\np/003 x.png dog\nnone.png 2\n" + b"bad\n" * 30
+    )
+    assert main(["check", str(meta)]) == 2
+    done = capsys.readouterr()
+    assert done.out.startswith(f"{meta}: 35 of 37 rows are bad (34 malformed, 1 missing), 3 classes\n")
+    problems = done.err.splitlines()
+    assert len(problems) == 21
+    assert [problem.split(f"{meta}:")[1].partition("  ")[0] for problem in problems[:6]] == list("235678")
+    assert "label 'dog' is neither a number nor one of the 3 classes" in problems[3]
+    assert main(["check", str(meta), "--clean", str(out)]) == 0
+    assert "looked at: lines, and every image decoded\n" in capsys.readouterr().out
+    assert out.read_text() == "p/000 x.png 0\np/002 x.png 1\n"
+    table = pictures.folder / "rough.csv"
+    table.write_text("file,label\np/000 x.png,cat\np/001 x.png\n\np/002 x.png,dog,3\np/003 x.png,dog\n")
+    assert main(["check", str(table)]) == 2
+    assert "3 of 5 rows are bad (3 malformed), 2 classes\n" in capsys.readouterr().out
+
+
+def test_a_clean_list_decodes(pictures: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    meta, folder = pictures.folder / "torn.txt", pictures.folder
+    (folder / "torn.png").write_bytes((folder / "p" / "000 x.png").read_bytes()[:60])
+    meta.write_text("p/000 x.png 0\ntorn.png 0\n")
+    assert main(["check", str(meta), "--clean", str(folder / "whole.txt")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"clean list: {folder}/whole.txt, 1 row of 2"
+    assert main(["check", str(meta), "--no-decode", "--root", str(folder), "--clean", str(folder / "all.txt")]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"clean list: {folder}/all.txt, 2 rows of 2",
+        f"use it with the same root, {folder}",
+    ]
+
+
 def test_facts_are_one_line_of_json(pictures: Any, capsys: pytest.CaptureFixture[str]) -> None:
     meta = str(pictures.meta(12))
     assert main(["check", "--facts", meta, "--world-size", "4"]) == 0
