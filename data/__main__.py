@@ -122,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     asked.add_argument("--row", type=int, metavar="N", help="when is this row served, and to whom?")
     asked.add_argument("--step", type=int, metavar="S", help="which rows are in this step of the run (or of --epoch)?")
     where.add_argument("--epoch", type=int, metavar="E", help="default: for --row 0, for --step the step's own")
+    where.add_argument("--epochs", type=int, metavar="N", help="of the run: a step or epoch beyond them is refused")
     where.add_argument("--micro-batch", type=int, metavar="M", help="samples that one rank computes at once")
 
     for verb in (check, pack):

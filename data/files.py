@@ -63,6 +63,13 @@ def refuse_of_listed(
         raise OptionError(f"data.columns with {what}: that has no columns; leave data.columns out")
 
 
+def refuse_missing_root(root: Path | None) -> None:
+    """Raises OptionError for a root that is no folder: every path below it would be missing as well."""
+    if root is not None and not root.is_dir():
+        what = "is no folder" if os.path.lexists(root) else "there is no such folder"
+        raise OptionError(f"data.root={root}: {what}; paths in the meta file are relative to it")
+
+
 def look(path: Path, *, format: str | None = None, columns: Columns | None = None, labelled: bool = True) -> Format:
     """The format of a file, by its first 1,000 lines; raises MetaFileError for what can't be a meta file."""
     fd = open_regular(path)

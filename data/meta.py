@@ -22,7 +22,7 @@ import numpy as np
 
 from .errors import ClassesError, DataError, MetaFileError, OutsideRootError, RowError
 from .exclusion import read_excluded
-from .files import Source, is_listed, look, paths_of, refuse_of_listed, tell
+from .files import Source, is_listed, look, paths_of, refuse_missing_root, refuse_of_listed, tell
 from .formats.bulk import (
     Bytes,
     Flags,
@@ -40,7 +40,7 @@ from .formats.classes import Classes, Given, read_classes
 from .formats.format import Format, Malformed, Record
 from .formats.guess import Columns
 from .formats.labels import Chunk, Labels, find_labels, label_key, names_unknown
-from .formats.rows import Problem, parse_line, raise_all
+from .formats.rows import NO_COMMENTS, Problem, is_comment, parse_line, raise_all
 from .formats.sniff import HEAD_LINES, sniff
 from .index.census import SMALL_BYTES, open_census
 from .index.ends import ENDS, check_ends
@@ -97,6 +97,7 @@ class MetaFile:
             known = self._open_listed(paths, classes, format, columns, cache)
         else:
             self._listed = False
+            refuse_missing_root(self.root)
             looks = [look(path, format=format, columns=columns, labelled=not bare) for path in paths]
             self.formats = looks
             if index:
@@ -305,6 +306,7 @@ class MetaFile:
         from .sources.cached import open_lines
 
         refuse_of_listed(paths, self.root, format, columns)
+        refuse_missing_root(self.root)
         opened = open_lines(paths, cache=cache, classes=classes, columns=dict(columns) if columns else None)
         self.files, self._root_found, self.told = [opened.file], opened.root, opened.told
         self.formats = [_of_listing(opened.file)]
@@ -338,11 +340,16 @@ class MetaFile:
 
         def fields(row: int, line: bytes) -> Sequence[str]:
             try:
-                return format.parse(line).labels
+                found = format.parse(line)
             except Malformed as error:
                 if checking:
                     return ()
                 raise RowError(f"{self.line_of(row)}  {error}") from None
+            if not is_comment(line, found):
+                return found.labels
+            if checking:
+                return ()
+            raise RowError(f"{self.line_of(row)}  begins with #: {NO_COMMENTS}")
 
         labels = find_labels(self._chunks_of(at), format, fields, self.line_of, lenient=checking)
         if (large or index) and not checking:  # what passed over bad rows is no truth about the file

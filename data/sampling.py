@@ -65,7 +65,10 @@ class SampleReader:
         clips = meta.kind != "image" and load is None
         if clips and clip_frames is None:
             told = "videos" if meta.kind == "video" else "folders of frames"
-            raise OptionError(f"{meta.told}: of {told} clip_frames says how many frames make a sample")
+            raise OptionError(
+                f"{meta.told}: clip_frames is missing, which says how many frames of {told} make a sample (train.py "
+                "can't train on clips yet: README, 'The data package alone')"
+            )
         if clip_frames is not None and not clips:
             told = "'load' reads the rows" if load is not None else "the rows are single images"
             raise OptionError(f"clip_frames {clip_frames}: {told}; leave it out")

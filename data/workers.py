@@ -106,9 +106,6 @@ class WorkerStart:
         for number in QUIET_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, QUIET_SIGNALS)
-        # Python's collector writes into every object that it looks at. Under fork those are the rank's pages, some
-        # 80 MB with torch imported, of which each worker would soon have a copy: they are left out of its looks.
-        gc.freeze()
         rank = parent_process()
         if self.parent is None and rank is not None:
             # a forkserver's workers are its children and not the rank's: they watch the pipe that the rank holds
@@ -166,9 +163,17 @@ class Fetch:
         # Workers inherit the mask: no Ctrl-C and no notice can hit one before it has learnt to ignore them.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, QUIET_SIGNALS)
         of_children = signal.getsignal(signal.SIGCHLD)
+        # Python's collector writes into every object that it looks at. Under fork those are the rank's pages, some
+        # 80 MB with torch imported, of which each worker would soon have a copy: workers start with all that is there
+        # left out of the collector's looks.
+        leave_out = not gc.get_freeze_count()
+        if leave_out:
+            gc.freeze()
         try:
             self._iterator: Any = iter(loader)
         finally:
+            if leave_out:
+                gc.unfreeze()
             # torch's handler raises wherever the main thread is: in a backward pass or an all-reduce. Before the mask
             # is lifted: a Ctrl-C that waited behind it is raised there.
             _handle_children(of_children)

@@ -105,7 +105,7 @@ def test_the_root_and_its_fence_are_those_of_training(digits: Path, tmp_path: Pa
     (folder / "link.png").symlink_to(digits / "val0.png")
     meta.write_text(f"{digits}/val0.png\n")
     refused(predict(run, folder, "--out", out), r"E207 .*link\.png leads out of the root")
-    refused(predict(run, meta, "--out", out), r"E207 .*val\.txt:1  .* leaves the root")
+    refused(predict(run, meta, "--out", out), r"E207 .*val\.txt:1  .* is absolute: paths are relative to the root")
     end = predict(run, folder, meta, "--allow-outside-root", "--out", out)
     assert (end.returncode, len(read(out))) == (0, 3), end.stderr
 
@@ -229,7 +229,7 @@ def test_tables_and_tars(digits: Path, tmp_path: Path) -> None:
     lists = tmp_path / "several.txt"
     lists.write_text(f"{digits}/val0.png 0,1\n")
     words = (digits / "runs" / "tiny", table, tmp_path / "s.tar", lists, "--out", out)
-    refused(predict(digits / "runs" / "tiny", lists, "--out", out), r"E207 .*several\.txt:1  .* leaves the root")
+    refused(predict(digits / "runs" / "tiny", lists, "--out", out), r"E207 .*several\.txt:1  .* is absolute: paths are relative to the root")
     end = predict(*words, "--allow-outside-root")
     assert end.returncode == 0, end.stderr
     rows = read(out)[1:]

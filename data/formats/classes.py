@@ -104,9 +104,11 @@ def read_classes(given: Given) -> Classes | None:
         return given
     if isinstance(given, int):
         return Classes.numbered(given)
+    if isinstance(given, str) and not given.strip():
+        raise ClassesError("data.classes is empty: it is a number, a list of names, or a file with one name per line")
     if isinstance(given, str | os.PathLike):
         return _checked(_read_names(Path(given)), f"class file {given}")
-    return _checked([str(name) for name in given], "the list of classes")
+    return _checked([str(name).strip() for name in given], "the list of classes")
 
 
 def _read_names(path: Path) -> list[str]:

@@ -51,6 +51,7 @@ def guess_columns(
     return Guess(score, replace(found, told=_told_columns(found, header)))
 
 
+_FLAGS = frozenset({"0", "1", "0.0", "1.0"})
 _CALLED = {",": "comma", ";": "semicolon", "\t": "tab"}
 
 
@@ -122,6 +123,15 @@ def _assign(
         label = 1 - path
     if path is None or (label is None and labelled) or path == label:
         missing = "path" if path is None else "label"
+        if path is not None and label is None and header is not None:
+            flags = [at for at in range(fields) if at != path and body and all(row[at] in _FLAGS for row in body)]
+            if len(flags) > 1:
+                few = ", ".join(repr(header[at]) for at in flags[:5]) + (", …" if len(flags) > 5 else "")
+                raise MetaFileError(
+                    f"{told}: {len(flags)} columns hold 0 or 1 alone ({few}), as one-hot labels do, and none is called "
+                    "a label: write the classes of a row into one column, as in 'cat' or 'cat|dog', or name the one "
+                    "column that is the label (data.columns)"
+                )
         example = f"path: {header[0]}, label: {header[-1]}" if header else f"path: 0, label: {fields - 1}"
         raise MetaFileError(
             f"{told}: which column is the {missing}? Its columns are {shown}: name them, data.columns={{{example}}}"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import ClassesError, NamedLabelError
+from ..errors import ClassesError, NamedLabelError, RowError
 from .bulk import Bytes, Places, Rows, find_spans, hash_names, pieces, read_numbers
 from .format import Format, short
 
@@ -98,8 +98,15 @@ def _pieces(chunks: Iterable[Chunk]) -> Iterator[tuple[int, Rows]]:
 def whole_number(field: str, row: int, at: At) -> int:
     """The number that a label field is; raises NamedLabelError."""
     if not _is_number(field):
+        refuse_negative(field, at(row))
         raise NamedLabelError(f"{at(row)}  label {short(field)} is no whole number: {GIVE_CLASSES}")
     return int(field)
+
+
+def refuse_negative(field: str, place: str) -> None:
+    """Raises RowError for a label below 0, which is a number, but none that a class may have."""
+    if field.startswith("-") and field[1:].isdigit():
+        raise RowError(f"{place}  label {short(field)} is below 0: labels are 0 … number of classes - 1")
 
 
 def _is_number(field: str) -> bool:
@@ -133,6 +140,8 @@ def _names(chunks: Iterable[Chunk], format: Format, labels_of: LabelsOf, at: At,
                             f"{at(first + index)}  label {field} is a number, but the first labels are names: "
                             f"{GIVE_CLASSES}"
                         )
+                    if not lenient:
+                        refuse_negative(field, at(first + index))
                     names.add(field)
         if len(names) > MOST_NAMES:
             raise ClassesError(

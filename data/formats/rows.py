@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable
 
 from ..errors import MAX_PROBLEMS, OutsideRootError, RowError
 from .classes import Classes
-from .format import Format, Malformed, Record, short, split_span
-from .labels import whole_number
+from .format import Fields, Format, Malformed, Record, media_of, short, split_span
+from .labels import refuse_negative, whole_number
 from .sniff import HEAD_LINES
 
 Problem = RowError | OutsideRootError
+NO_COMMENTS = "a meta file has no comments: take out lines that begin with #"
 LEAVES = "leaves the root: paths are relative to it"
 
 
@@ -27,6 +28,27 @@ def parse_line(
     Without classes every whole number is a label, or, where the format has names, every name (as 0). Raises RowError,
     OutsideRootError.
     """
+    try:
+        return _parsed(line, format, classes, allow_outside_root, multi_label, at)
+    except RowError as error:
+        if line.startswith(b"#"):
+            raise RowError(f"{error} ({NO_COMMENTS})") from None
+        raise
+
+
+def is_comment(line: bytes, fields: Fields) -> bool:
+    """Whether a row that can be read is hardly meant as one: it begins with # and has neither a number nor an image."""
+    return line.startswith(b"#") and media_of(fields.path) is None and not any(map(str.isdigit, fields.labels))
+
+
+def _parsed(
+    line: bytes,
+    format: Format,
+    classes: Classes | None,
+    allow_outside_root: bool,
+    multi_label: bool,
+    at: Callable[[], str],
+) -> Record:
     try:
         path, fields, frames, start_s, stop_s = format.parse(line)
     except Malformed as error:
@@ -46,8 +68,7 @@ def parse_line(
 def _label(field: str, format: Format, classes: Classes | None, at: Callable[[], str]) -> int:
     if classes is not None and (label := classes.label(field)) is not None:
         return label
-    if field.startswith("-") and field[1:].isdigit():
-        raise RowError(f"{at()}  label {short(field)} is below 0: labels are 0 … number of classes - 1")
+    refuse_negative(field, at())
     if classes is None:
         if format.named and not field.isdigit():
             return 0

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ..meta import MetaFile
 
 
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+
+
 def list_folder(folder: str | os.PathLike[str], *, classes: Given = None) -> Listing:
     """The lines of a tree of class folders, sorted by bytes within a class, and the stamps of all its folders.
 
@@ -31,6 +34,7 @@ def list_folder(folder: str | os.PathLike[str], *, classes: Given = None) -> Lis
     seen = _stamp(root)
     names = _class_folders(root)
     known, labels = _labels(root, names, classes)
+    doubt = doubt_about(root, names)
 
     def text() -> Iterator[bytes]:
         listing.stamps[:] = [seen]
@@ -41,7 +45,7 @@ def list_folder(folder: str | os.PathLike[str], *, classes: Given = None) -> Lis
             yield b"".join(f"{file} {labels[name]}\n".encode() for file in files)
 
     # the lines say labels, never names: a class may be named "1" and stand at another place
-    listing = Listing(text, Classes(known.names, by_number=True), f"class folders, {known.told}")
+    listing = Listing(text, Classes(known.names, by_number=True), f"class folders, {known.told}{doubt}")
     return listing
 
 
@@ -98,9 +102,24 @@ def check_folder(folder: str | os.PathLike[str], *, classes: Given = None) -> No
             raise _no_image(root / name)
 
 
+def doubt_about(root: Path, names: Sequence[str]) -> str:
+    """A remark where not one class folder holds an image itself, only folders: these may be the classes."""
+    if any(_holds_images(root / name) for name in names):
+        return ""
+    return f"; CAREFUL: they hold no images but folders of images: are {root}/{names[0]}/… the classes?"
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(is_image(entry.name) for entry in _entries(folder))
+
+
 def _class_folders(root: Path) -> list[str]:
     names = [entry.name for entry in _entries(root) if entry.is_dir()]
     if not names:
+        for ending in (".tar", ".parquet"):
+            if held := sum(entry.name.endswith(ending) for entry in _entries(root)):
+                told = counted(held, f"{ending.removeprefix('.')} file")
+                raise ClassesError(f"{root} holds no class folders, but {told}: give '{root}/*{ending}'")
         raise ClassesError(f"{root} holds no class folders: images lie in one folder per class, as in {root}/cat/1.png")
     return sorted(names, key=os.fsencode)
 
@@ -115,6 +134,13 @@ def _entries(root: Path) -> list[os.DirEntry[str]]:
 
 def _labels(root: Path, names: list[str], classes: Given) -> tuple[Classes, dict[str, int]]:
     known = read_classes(classes)
+    if (classes is None or isinstance(classes, int)) and set(map(str.lower, names)) <= SPLITS:
+        if len(names) > 1 or not _holds_images(root / names[0]):
+            raise ClassesError(
+                f"{root} holds {' and '.join(names)}, which are parts of a data set and no classes: give one of them, "
+                f"as data.train: {root / names[-1 if 'train' not in names else names.index('train')]} (data.classes "
+                "with these names takes them for classes)"
+            )
     numbered = _numbered(names)
     fields = {name: str(int(name)) if numbered else name for name in names}
     if len(set(fields.values())) < len(names):

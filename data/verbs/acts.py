@@ -117,7 +117,7 @@ def index(options: argparse.Namespace) -> Outcome:
         size = place.stat().st_size
         how = "was there already" if _made_at(file.path, options.cache) == before.get(file.path) else f"made {passed}"
         share = 100 * size / file.size_bytes
-        lines.append(f"index: {place}, {_size(size)}, {share:.2g} % of {_size(file.size_bytes)}, {how}")
+        lines.append(f"index: {place}, {_size(size)}, {_percent(share)} of {_size(file.size_bytes)}, {how}")
     return Outcome(lines, errors)
 
 
@@ -208,6 +208,7 @@ def where(options: argparse.Namespace) -> Outcome:
         order=options.order,
         tail=options.tail,
         micro_batch=options.micro_batch,
+        epochs=options.epochs,
     )
     if options.step is not None:
         return Outcome(describe_step(options.step, course, epoch=options.epoch))
@@ -300,6 +301,10 @@ def _size(bytes_: float) -> str:
             break
         amount, unit = amount / 1024, larger
     return f"{amount:.0f} {unit}" if unit == "bytes" or amount >= 99.95 else f"{amount:.1f} {unit}"
+
+
+def _percent(share: float) -> str:
+    return f"{share:,.0f} %" if share >= 10 else f"{share:.2g} %"
 
 
 def _seconds(passed: float) -> str:

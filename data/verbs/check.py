@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import MAX_PROBLEMS, DataError, RowError
+from ..errors import MAX_PROBLEMS, DataError, ImageError, RowError
 from ..meta import MetaFile
 from .crew import in_processes
-from .looking import GOOD, KINDS, Look, Seen, pieces
+from .looking import GOOD, KINDS, MISSING, Look, Seen, pieces
 from .progress import Progress
 
 ROWS_AT_ONCE, IMAGES_AT_ONCE = 1024, 64
@@ -70,7 +70,15 @@ class Report:
     def errors(self) -> list[DataError]:
         """The first problems of each kind of look, in the order of the file: at most 20, and one that counts on."""
         told = [error for _, error in self.problems[:MAX_PROBLEMS]]
-        if self.bad > len(told):
+        first = self.kinds[:MAX_PROBLEMS]
+        if first.size > 1 and (first == MISSING).all() and not self.meta.in_memory:
+            told = [
+                ImageError(
+                    f"{self.meta.place(0)}: none of the first {first.size} images is in {self.meta.root_of(0)}, "
+                    f"{self.bad:,} bad rows in all: is it the folder that paths are relative to? --root names it"
+                )
+            ]
+        elif self.bad > len(told):
             told.append(type(told[-1])(f"… and {self.bad - len(told):,} more"))
         if self.against is not None and self.overlaps.size:
             pairs = zip(self.overlaps.tolist(), self.overlapped.tolist(), strict=True)

@@ -16,7 +16,7 @@ from ..errors import OutsideRootError, RowError, SplitError, counted
 from ..files import Source, is_listed, look, paths_of, refuse_of_listed, tell
 from ..index.census import SMALL_BYTES, trusted
 from ..index.ends import check_ends
-from ..sources.folder import check_folder, is_image
+from ..sources.folder import check_folder, doubt_about, is_image
 from ..split import Split
 
 # A file without an index is counted (0.12 s for so much), of a larger one the rows are estimated from its beginning.
@@ -133,7 +133,8 @@ def _folder(root: Path) -> Found:
             files += len(images)
             text += sum(len(os.path.relpath(here, root)) + 1 + len(name) + LABEL_BYTES for name in images)
     share = len(folders) / looked
-    told = f"{root}: {counted(len(folders), 'class folder')}"
+    doubt = doubt_about(root, [folder.name for folder in folders])
+    told = f"{root}: {counted(len(folders), 'class folder')}{doubt}"
     return Found(told, round(files * share), looked == len(folders), round(text * share), True)
 
 

@@ -70,8 +70,8 @@ def pack(
 ) -> Packed:
     """Copies all images of a source into tar shards of at most `shard_bytes`, in the order of its rows.
 
-    `resize`: images whose shorter side is longer are scaled to it (see shrink.py). on_error "skip" leaves out images
-    that can't be read. `workers` threads read ahead. `progress` is told after every row how many are done, and again
+    `resize`: images whose shorter side is longer are scaled to it (see shrink.py). on_error "skip" decodes all images
+    and leaves out those that can't be; an unfinished pack with another on_error is begun anew. `workers` threads read ahead. `progress` is told after every row how many are done, and again
     from 0 while all shards are read back and compared. Given again after a kill it goes on; given again when all is
     done it only says so. Raises PackError, ImageError, OptionError, ChangedError.
     """
@@ -174,7 +174,7 @@ class _Pack:
         skipped: list[tuple[int, str]] = []
         shard: ShardWriter | None = None
         try:
-            for item in _loaded(self.images, first, self.threads, self.about["resize"]):
+            for item in _loaded(self.images, first, self.threads, self.about):
                 if item.reason is not None:
                     self._skip(item, skipped)
                 else:
@@ -238,12 +238,12 @@ class _Pack:
         shutil.rmtree(self.work)
 
 
-def _loaded(images: Packable, first: int, threads: int, resize: int | None) -> Iterator[Item]:
+def _loaded(images: Packable, first: int, threads: int, about: dict[str, Any]) -> Iterator[Item]:
     """All rows from `first` on in their order, with their bytes; `threads` of them are worked on at a time."""
     pool = ThreadPoolExecutor(threads)
     pending: deque[Future[Item]] = deque()
     try:
-        for task in tasks(images, first, resize):
+        for task in tasks(images, first, about["resize"], decode=about["on_error"] == "skip"):
             pending.append(pool.submit(task))
             if len(pending) > 2 * threads:
                 yield pending.popleft().result()
@@ -274,7 +274,10 @@ def _locked(out: Path, about: dict[str, Any]) -> Iterator[Packed | None]:
             break
     try:
         if (begun := _read_json(work / "pack.json")) is not None:
-            _compare(out, begun, about)
+            _compare(out, {**begun, "on_error": about["on_error"]}, about)
+            if begun.get("on_error") != about["on_error"]:  # other rows may be left out: nothing of it is kept
+                for table in work.glob("*.rows"):
+                    table.unlink()
         publish(work / "pack.json", [json.dumps(about).encode()])
         yield None
     finally:

@@ -19,6 +19,7 @@ from ..sources.tars import read_span
 
 LARGEST_IMAGE = 1 << 30
 ROWS_AT_ONCE = 4096
+NEVER_SHRUNK = 1 << 31  # pixels; no image's shorter side is as long
 
 _MAGIC = {
     b"\xff\xd8\xff": "jpg",
@@ -125,12 +126,16 @@ class ParquetRows:
             yield row, labels, partial(str, place), partial(_present, data)
 
 
-def tasks(source: Packable, first: int, resize: int | None) -> Iterator[Callable[[], Item]]:
-    """For every row from `first` on a task that reads, checks and scales its image; any thread may do it."""
+def tasks(source: Packable, first: int, resize: int | None, *, decode: bool = False) -> Iterator[Callable[[], Item]]:
+    """For every row from `first` on a task that reads, checks and scales its image; any thread may do it.
+
+    `decode`: an image that isn't scaled is decoded as well, to see whether it is whole.
+    """
+    side = NEVER_SHRUNK if resize is None and decode else resize
     for row, labels, place, fetch in source.rows(first):
         if not labels or min(labels) < 0:
             raise PackError(f"{place()}: has no label, and every packed image needs one")
-        yield partial(_prepare, row, labels, place, fetch, resize)
+        yield partial(_prepare, row, labels, place, fetch, side)
 
 
 def _prepare(

@@ -22,15 +22,15 @@ def describe_report(report: Report, named: str, *, decode: bool = False) -> list
     """Lines about a report: a verdict, then labels, repeats, overlaps."""
     meta = report.meta
     classes = counted(meta.num_classes, "class", "classes")
-    if report.bad == 0:
+    overlaps = "" if report.against is None else f"{rows(report.overlaps.size)} of this set"
+    overlaps += f" {'is' if report.overlaps.size == 1 else 'are'} in the other, too"
+    if report.bad == 0 and report.overlaps.size:
+        lines = [f"{named}: {overlaps}; {rows(meta.n)}, {classes}"]
+    elif report.bad == 0:
         lines = [f"{named}: good, {rows(meta.n)}, {classes}"]
     else:
         kinds = ", ".join(f"{number:,} {kind}" for kind, number in report.found.items())
-        lines = [f"{named}: {report.bad:,} of {rows(meta.n)} are bad ({kinds}), {classes}"]
-        if report.found.get("missing") == meta.n:
-            lines.append(
-                f"no image is there: is {meta.root_of(0)} the folder that paths are relative to? --root names it"
-            )
+        lines = [f"{named}: {report.bad:,} of {rows(meta.n)} {'is' if report.bad == 1 else 'are'} bad ({kinds}), {classes}"]
     if meta.told:
         lines.append(f"read as: {meta.told.removeprefix(f'{named}: ')}")
     looked = "lines, and every image decoded" if decode else "lines and files; --decode opens every image too"
@@ -39,7 +39,7 @@ def describe_report(report: Report, named: str, *, decode: bool = False) -> list
     if report.repeats.size:
         lines += _repeats(report)
     if report.against is not None:
-        lines.append(f"overlap: {rows(report.overlaps.size)} with {rows(report.against.n)} of the other set")
+        lines.append(f"overlap: {overlaps}")
     return lines
 
 

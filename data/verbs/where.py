@@ -28,7 +28,8 @@ SHOWN = 16  # rows of one micro-batch that are written out
 
 @dataclass(frozen=True)
 class Course:
-    """The numbers that decide who serves what; `order_for(epoch)` is None for the file's own order.
+    """The numbers that decide who serves what; `order_for(epoch)` is None for the file's own order. Of a run of
+    `epochs`, where that is known, there are no others.
 
     Raises SplitError where the numbers give no epoch.
     """
@@ -39,6 +40,7 @@ class Course:
     order_for: Callable[[int], Order | None] = lambda epoch: None
     tail: str = "drop"
     micro_batch: int | None = None
+    epochs: int | None = None
 
     def __post_init__(self) -> None:
         self.split(0)
@@ -75,6 +77,7 @@ def course_of(
     tail: str = "drop",
     micro_batch: int | None = None,
     shuffle: bool = True,
+    epochs: int | None = None,
 ) -> Course:
     """The course of a run over a meta file. Raises OptionError and SplitError."""
 
@@ -88,7 +91,7 @@ def course_of(
     if isinstance(order, str) and order not in ORDERS:
         raise OptionError(f"order {order!r}: legal are {', '.join(ORDERS)} (data.order)")
     blocks = order if isinstance(order, Blocks) else choose_blocks(meta.size_bytes) if order == "block" else None
-    return Course(meta.n, global_batch, world_size, order_for, tail, micro_batch)
+    return Course(meta.n, global_batch, world_size, order_for, tail, micro_batch, epochs)
 
 
 def where_row(row: int, course: Course, *, epoch: int = 0) -> list[Place]:
@@ -96,7 +99,7 @@ def where_row(row: int, course: Course, *, epoch: int = 0) -> list[Place]:
 
     Raises OptionError for a row that there is not.
     """
-    _check_epoch(epoch)
+    _check_epoch(epoch, course)
     if not 0 <= row < course.n:
         raise OptionError(f"row {row}: there are {counted(course.n, 'row')}, 0 … {course.n - 1}")
     cut = course.split(0).cut
@@ -176,14 +179,19 @@ def _place(position: int, epoch: int, course: Course) -> Place:
 
 def _epoch_of(step: int, course: Course, epoch: int | None) -> tuple[int, int]:
     """(epoch, step within it)."""
-    _check_epoch(epoch or 0)
+    _check_epoch(epoch or 0, course)
     per_epoch = course.steps_per_epoch
     if step < 0 or (epoch is not None and step >= per_epoch):
         told = "0, 1, 2, …" if epoch is None else f"an epoch has {counted(per_epoch, 'step')}, 0 … {per_epoch - 1}"
         raise OptionError(f"step {step}: {told}")
+    if course.epochs is not None and epoch is None and step >= (steps := course.epochs * per_epoch):
+        epochs = counted(course.epochs, "epoch")
+        raise OptionError(f"step {step}: the run has {counted(steps, 'step')} in {epochs}, 0 … {steps - 1}")
     return divmod(step, per_epoch) if epoch is None else (epoch, step)
 
 
-def _check_epoch(epoch: int) -> None:
+def _check_epoch(epoch: int, course: Course) -> None:
     if epoch < 0:
         raise OptionError(f"epoch {epoch}: epochs count from 0")
+    if course.epochs is not None and epoch >= course.epochs:
+        raise OptionError(f"epoch {epoch}: the run has {counted(course.epochs, 'epoch')}, 0 … {course.epochs - 1}")

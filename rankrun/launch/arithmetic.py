@@ -18,7 +18,7 @@ def shares(global_batch: int, world_size: int, micro_batch: int | None) -> str:
     """How a global batch is cut: `64 = 2 ranks x 32, each in 2 micro-batches of 16`."""
     least, more = divmod(global_batch, world_size)
     share = f"{least}" if more == 0 else f"{least} or {least + 1}"
-    text = f"{global_batch:,} = {world_size} ranks x {share}"
+    text = f"{global_batch:,} = {_counted(world_size, 'rank')} x {share}"
     largest = least + (more > 0)
     if micro_batch is None or micro_batch >= largest:
         return text
@@ -33,12 +33,12 @@ def describe(settings: Settings, nproc: int, nodes: int, folder: Path, told: Seq
     data, train = settings.data, settings.train
     rows, world_size = told[0], nproc * nodes
     steps, left_out = divmod(rows.rows, train.global_batch)
+    about = "" if rows.exact else "~"
     if steps == 0:
         raise OptionError(
-            f"{_named(data.train)} has {rows.counted} rows, fewer than train.global_batch={train.global_batch}: an "
+            f"{_named(data.train)} has {about}{_counted(rows.rows, 'row')}, fewer than train.global_batch={train.global_batch}: an "
             f"epoch would have no step; use train.global_batch={rows.rows} or less"
         )
-    about = "" if rows.exact else "~"
     total = steps * train.epochs
     every = settings.checkpoint.every_steps
     machines = "on this machine" if nodes == 1 else f"on {nodes} machines, {nproc} on each"
@@ -53,9 +53,9 @@ def describe(settings: Settings, nproc: int, nodes: int, folder: Path, told: Seq
     lines += [
         f"global batch     {shares(train.global_batch, world_size, train.micro_batch)}",
         f"steps per epoch  {about}{steps:,}, "
-        + (f"{left_out:,} rows of each epoch left out (others each time)" if rows.exact else "the rows are estimated"),
-        f"epochs           {train.epochs:,}, {about}{total:,} steps in all, "
-        f"{about}{total * train.global_batch:,} samples",
+        + (f"{_counted(left_out, 'row')} of each epoch left out (others each time)" if rows.exact else "the rows are estimated"),
+        f"epochs           {train.epochs:,}, {about}{_counted(total, 'step')} in all, "
+        f"{about}{_counted(total * train.global_batch, 'sample')}",
         f"checkpoints      after every epoch{f' and every {every:,} steps' if every else ''}",
     ]
     return lines + describe_reading(rows, world_size, nproc, data.mode, data.order, data.read)
@@ -70,6 +70,10 @@ def _source(title: str, facts: Facts, source: str | list[str], when: str = "") -
     lines = [f"{title:17}{facts.counted} in {_named(source)}{when}"]
     guess = facts.told.removeprefix(f"{source}: ") if isinstance(source, str) else facts.told
     return [*lines, *textwrap.wrap(f"read as {guess}", 79, initial_indent=" " * 17, subsequent_indent=" " * 19)]
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _th(count: int) -> str:

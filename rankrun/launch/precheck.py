@@ -69,6 +69,9 @@ def check_data(settings: Settings, world_size: int, env: Mapping[str, str], *, c
 
     DataRefused with what is wrong with them.
     """
+    root = settings.data.root
+    if root is not None and not Path(root).is_dir():
+        raise DataRefused(f"E213 data.root={root}: there is no such folder; paths in the meta files are relative to it")
     training, *rest = data_words(settings, cache)
     batch = [f"--global-batch={settings.train.global_batch}", f"--order={settings.data.order}"]
     looks = []
@@ -80,4 +83,26 @@ def check_data(settings: Settings, world_size: int, env: Mapping[str, str], *, c
         told = [text.decode(errors="replace").strip() for (_, text), look in zip(said, looks, strict=True)]
         lines = [line for text, look in zip(told, looks, strict=True) if look.returncode for line in text.splitlines()]
         raise DataRefused("\n".join(dict.fromkeys(lines)) or "the data package left without a word")
-    return [Facts.of(json.loads(out.splitlines()[-1])) for out, _ in said]
+    facts = [Facts.of(json.loads(out.splitlines()[-1])) for out, _ in said]
+    _compare_labels(settings, facts)
+    return facts
+
+
+def _compare_labels(settings: Settings, facts: list[Facts]) -> None:
+    """DataRefused where, of meta files without data.classes, the labels of one set are names, the other's numbers.
+
+    A run refuses that as well, whatever its sources are; here it costs nothing yet.
+    """
+    data = settings.data
+    if data.classes is not None or data.val is None or not all(map(_are_lines, (data.train, data.val))):
+        return
+    kinds = ["names" if found.named else "numbers" for found in facts]
+    if kinds[0] != kinds[1]:
+        raise DataRefused(
+            f"E203 the labels of data.train are {kinds[0]}, those of data.val {kinds[1]}: which number means which "
+            "name? Give data.classes (the names in the order of their numbers)"
+        )
+
+
+def _are_lines(source: str | list[str]) -> bool:
+    return not any(Path(path).is_dir() or path.lower().endswith((".tar", ".parquet")) for path in _several(source))

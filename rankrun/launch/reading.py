@@ -46,6 +46,11 @@ class Facts:
         return cls(costs={name: Cost(*cost) for name, cost in costs.items()}, **told)  # type: ignore[arg-type]
 
     @property
+    def named(self) -> bool:
+        """Whether labels of a meta file are names, which its `told` says."""
+        return ", labels are names" in self.told
+
+    @property
     def counted(self) -> str:
         return f"{'' if self.exact else '~'}{self.rows:,}"
 

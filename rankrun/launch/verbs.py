@@ -98,6 +98,8 @@ def data(words: list[str], env: Mapping[str, str]) -> int:
     """
     configs = [word for word in words if word.endswith((".yaml", ".yml"))]
     if not configs or words[0].startswith("-"):
+        if words[:1] == ["index"]:  # to where a run would look for it; a --cache that was given comes later and wins
+            words = ["index", f"--cache={index_folder(Path('runs'))}", *words[1:]]
         command, environment = data_command(words, env)
         return _call(command, environment)
 
@@ -151,7 +153,8 @@ def _of_verb(verb: str, settings: Settings, number: int, own: list[str]) -> list
         ]
     if verb == "where":
         micro = [f"--micro-batch={train.micro_batch}"] if train.micro_batch is not None else []
-        return [f"--global-batch={batch}", ranks, f"--seed={settings.seed}", f"--order={data.order}", *micro]
+        words = [f"--global-batch={batch}", ranks, f"--seed={settings.seed}", f"--order={data.order}"]
+        return [*words, f"--epochs={train.epochs}", *micro]
     return []
 
 

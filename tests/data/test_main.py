@@ -103,7 +103,7 @@ def test_check_against_another_set_and_a_clean_list(pictures: Any, capsys: pytes
         f"E202 {val}:1  p/011 x.png: also is {train}:12  p/011 x.png",
     ]
     assert "repeats: 1 row of what an earlier row names already" in done.out
-    assert done.out.splitlines()[-1] == "overlap: 1 row with 12 rows of the other set"
+    assert done.out.splitlines()[-1] == "overlap: 1 row of this set is in the other, too"
     # what was found is in the list no more: the command did what it was asked
     assert main([*words, "--clean", str(out)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"clean list: {out}, 1 row of 4"
@@ -168,7 +168,7 @@ def test_index(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[1] == "2 rows, 2 classes"
     assert lines[2].startswith("fingerprint: ")
     assert lines[3].startswith(f"index: {meta}.rankrun-index, 4.1 KiB, ")
-    assert " made in " in lines[3]
+    assert ", 11,600 % of 36 bytes, made in " in lines[3]
     assert main(["index", str(meta)]) == 0
     assert capsys.readouterr().out.splitlines()[3].endswith(", was there already")
 
@@ -248,6 +248,8 @@ def test_where(pictures: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert "E213 row -1: there are 12 rows" in capsys.readouterr().err
     assert main([*words, "--step", "3", "--epoch", "0"]) == 2
     assert "E213 step 3: an epoch has 3 steps" in capsys.readouterr().err
+    assert main([*words, "--step", "6", "--epochs", "2"]) == 2
+    assert capsys.readouterr().err == "E213 step 6: the run has 6 steps in 2 epochs, 0 … 5\n"
 
 
 def test_the_help_is_the_launchers(capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,7 +45,10 @@ def test_several_files_are_one(write: Write) -> None:
     assert meta.num_classes == 3
     with pytest.raises(IndexError, match="row 3 of 3"):
         meta.line(3)
-    assert MetaFile(meta.files[0].path, root="/r").root_of(0) == Path("/r")
+    assert MetaFile(meta.files[0].path, root="/").root_of(0) == Path("/")
+    for root, told in (("/r", "there is no such folder"), (meta.files[0].path, "is no folder")):
+        with pytest.raises(OptionError, match=rf"^data\.root=.*: {told}; paths in the meta file are relative to it"):
+            MetaFile(meta.files[0].path, root=root)
 
 
 def test_the_fingerprint_is_the_content(write: Write) -> None:
@@ -356,3 +359,67 @@ def test_tars_are_read_as_they_are(tmp_path: Path) -> None:
     assert meta.place(0) == f"{tmp_path}/s.tar@{offset}:5"
     with pytest.raises(OptionError, match=r"data\.root=x with .*s\.tar: a tar is its own root"):
         MetaFile(tmp_path / "s.tar", root="x")
+
+
+def test_numbers_mean_nothing_beside_names_that_nobody_gave(write: Write, tmp_path: Path) -> None:
+    train = MetaFile(write("path,label\na.png,cat\nb.png,dog\nc.png,eel\n", "train.csv"))
+    known = train.shared_classes
+    assert (known.names, known.by_name) == (("cat", "dog", "eel"), True)
+    numbers = write("a.png 0\nb.png 1\n", "val.txt")
+    with pytest.raises(
+        ClassesError,
+        match=r"val\.txt: its labels are numbers, but those of the training data are names, of 3 classes \(cat, dog, "
+        r"eel\): which number means which name\? Give data\.classes",
+    ):
+        MetaFile(numbers, classes=known)
+    assert MetaFile(numbers, classes=["cat", "dog", "eel"]).record(1).label == 1, "who names them means it"
+    names = MetaFile(write("b.png eel\nc.png dog\n", "names.txt"), classes=known)
+    assert [names.record(row).label for row in range(2)] == [2, 1]
+    names.check_all()
+    mixed = MetaFile(write("".join(f"{i}.png dog\n" for i in range(1000)) + "b.png 1\n", "mixed.txt"), classes=known)
+    with pytest.raises(
+        RowError, match=r"mixed\.txt:1001  label 1 is a number, but labels are names here, of 3 classes"
+    ):
+        mixed.check_all()
+    # class folders give names as well, and a number of classes doesn't say which is which
+    for name in ("cat", "dog"):
+        write("x", f"tree/{name}/1.png")
+    for source in (MetaFile(tmp_path / "tree"), MetaFile(tmp_path / "tree", classes=2)):
+        with pytest.raises(ClassesError, match="its labels are numbers"):
+            MetaFile(numbers, classes=source.shared_classes)
+        assert MetaFile(tmp_path / "tree", classes=source.shared_classes, cache=tmp_path / "c").n == 2
+    assert not MetaFile(tmp_path / "tree", classes=["cat", "dog"]).shared_classes.by_name
+
+
+def test_names_mean_nothing_beside_numbers(write: Write) -> None:
+    known = MetaFile(write("a.png 0\nb.png 2\n", "train.txt")).shared_classes
+    assert (known.names, known.by_name) == (("0", "1", "2"), False)
+    with pytest.raises(
+        ClassesError, match=r"val\.txt: its labels are names, but there are 3 classes \(0, 1, 2\): give"
+    ):
+        MetaFile(write("a.png cat\nb.png dog\n", "val.txt"), classes=known)
+
+
+def test_comments_are_no_rows(write: Write) -> None:
+    for text in ("# made by hand\na.png 0\n", "# made by hand\na.png cat\n"):
+        with pytest.raises(
+            RowError, match=r"m\.txt:1  begins with #: a meta file has no comments: take out lines that"
+        ):
+            MetaFile(write(text))
+    assert MetaFile(write("#1.png cat\n#2.png dog\n")).classes == ("cat", "dog")
+    with pytest.raises(RowError, match=r"label 'hand' is neither .*\(a meta file has no comments"):
+        MetaFile(write("# made by hand\na.png 0\n"), classes=3).check()
+
+
+def test_labels_below_zero(write: Write) -> None:
+    for text in ("a.png 0\nb.png -1\n", "a.png cat\nb.png -1\n"):
+        for classes in (None, ["cat"]):
+            with pytest.raises(
+                RowError, match=r"m\.txt:2  label '-1' is below 0: labels are 0 … number of classes - 1"
+            ):
+                MetaFile(write(text), classes=classes).check()
+
+
+def test_a_large_file_of_names_can_be_checked_without_an_index(write: Write) -> None:
+    names = write("".join(f"{'a' * 200}{i:07} c{i % 300}\n" for i in range(45_000)))
+    assert MetaFile(names, checking=True).num_classes == 300

@@ -55,7 +55,7 @@ def test_lists_are_of_one_kind(tmp_path: Path) -> None:
     assert rows(text) == [("a b.png", None), ("d/c.jpg", None)]
     text.write_text("a b.png cat\nc.jpg 1\n")
     assert rows(text) == [("a b.png", 2), ("c.jpg", 1)]
-    assert open_pictures(text, classes=CLASSES, root=Path("/r"))[0].root_of(0) == Path("/r")
+    assert open_pictures(text, classes=CLASSES, root=Path("/"))[0].root_of(0) == Path("/")
     text.write_text("a.png\nb.png cat\n")
     with pytest.raises(RowError, match=r"list\.txt:2  .* is no image's name, but the first line is: a list is of"):
         rows(text)
@@ -71,13 +71,13 @@ def test_the_root_confines_lists(tmp_path: Path) -> None:
     text = tmp_path / "list.txt"
     for line in ("/etc/a.png", "../a.png", "../a.png cat"):
         text.write_text(line)
-        with pytest.raises(OutsideRootError, match=r"list\.txt:1  .* leaves the root"):
+        with pytest.raises(OutsideRootError, match=r"list\.txt:1  .* (leaves the root|is absolute): paths are"):
             rows(text)
         assert len(rows(text, allow_outside_root=True)) == 1
     text.write_text("a.png")
-    meta, _ = open_pictures(text, classes=CLASSES, root=Path("/r"))
+    meta, _ = open_pictures(text, classes=CLASSES, root=tmp_path.parent)
     assert isinstance(meta, MetaFile)
-    assert meta.root_of(0) == Path("/r")
+    assert meta.root_of(0) == tmp_path.parent
 
 
 def test_other_lists(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -35,6 +36,21 @@ def test_workers_leave_notices_to_their_rank(pictures: Any) -> None:
     batches = list(build_loader(dataset, global_batch=4, rank=0, world_size=1, workers=2).epoch(0))
     assert all(int(batch.images.min()) == 1 for batch in batches)
     assert (signal.getsignal(signal.SIGINT), signal.pthread_sigmask(signal.SIG_BLOCK, [])) == before
+
+
+def count_collected(image: torch.Tensor) -> torch.Tensor:
+    """Tells from inside a worker how many of the objects that it inherited the collector would look at."""
+    return torch.full_like(image, min(255, len(gc.get_objects()) // 1000))
+
+
+def test_workers_leave_what_they_inherit_out_of_the_collectors_looks(pictures: Any) -> None:
+    """Under fork a look is a copy: the collector writes into every object that it visits."""
+    before = gc.get_freeze_count()
+    assert len(gc.get_objects()) > 50_000  # torch alone
+    dataset = IndexedDataset(pictures.meta(8), transform=count_collected)
+    batches = list(build_loader(dataset, global_batch=4, rank=0, world_size=1, workers=1).epoch(0))
+    assert max(int(batch.images.max()) for batch in batches) < 20
+    assert gc.get_freeze_count() == before
 
 
 def test_a_dead_worker_is_an_error_that_names_it_and_its_rows(pictures: Any) -> None:

@@ -141,7 +141,7 @@ def test_pack(config: Path, called: list[list[str]]) -> None:
 
 def test_where(config: Path, called: list[list[str]]) -> None:
     verbs.data(["where", "c.yaml", "train.micro_batch=2", "--row", "5", "--world-size=3"], os.environ)
-    words = ["--global-batch=4", "--world-size=1", "--seed=7", "--order=row", "--micro-batch=2"]
+    words = ["--global-batch=4", "--world-size=1", "--seed=7", "--order=row", "--epochs=1", "--micro-batch=2"]
     assert called == [["where", *words, "--row", "5", "--world-size=3", *COMMON, "t.csv"]]
 
 
@@ -172,3 +172,32 @@ def test_the_first_refusal_ends_it(config: Path, monkeypatch: pytest.MonkeyPatch
     codes = iter([2])
     monkeypatch.setattr(verbs, "_call", lambda command, env: next(codes))
     assert verbs.data(["check", "c.yaml"], os.environ) == 2
+
+
+def test_names_are_not_compared_with_numbers(config: Path) -> None:
+    Path("t.csv").write_text("file,kind\n" + "a.png,cat\nb.png,dog\n" * 10)
+    for words, told in (
+        (
+            [],
+            "E203 the labels of data.train are names, those of data.val numbers: which number means which name? Give ",
+        ),
+        (["data.train=v.txt", "data.val=t.csv", "train.global_batch=5"], "E203 the labels of data.train are numbers, "),
+    ):
+        with pytest.raises(DataRefused) as caught:
+            check_data(resolve(config, ["data.classes=null", *words]), 1, os.environ, cache=Path("cache"))
+        assert str(caught.value).startswith(told)
+    train, val = check_data(resolve(config, ["data.classes=[cat, dog]"]), 1, os.environ, cache=Path("cache"))
+    assert (train.named, val.named) == (True, False)
+
+
+def test_a_missing_root_comes_first(config: Path) -> None:
+    settings = resolve(config, ["data.root=nowhere", "data.train=none.txt"])
+    with pytest.raises(
+        DataRefused, match=r"^E213 data\.root=.*nowhere: there is no such folder; paths in the meta files"
+    ):
+        check_data(settings, 1, os.environ, cache=Path("cache"))
+
+
+def test_what_is_listed_is_kept_where_a_run_looks(called: list[list[str]]) -> None:
+    verbs.data(["index", "tree", "--cache=mine"], os.environ)
+    assert called == [["index", "--cache=runs/.index", "tree", "--cache=mine"]]

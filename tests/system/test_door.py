@@ -100,7 +100,7 @@ def test_plan_is_the_arithmetic_of_the_run(project):
     done = door("plan", "good.yaml", "--nproc", "3", "train.micro_batch=2", cwd=project)
     assert done.returncode == 0, done.stderr
     assert "global batch     8 = 3 ranks x 2 or 3, each in 2 micro-batches of at most 2" in done.stdout
-    assert "steps per epoch  3, 1 rows of each epoch left out (others each time)" in done.stdout
+    assert "steps per epoch  3, 1 row of each epoch left out (others each time)" in done.stdout
     assert "epochs           4, 12 steps in all, 96 samples" in done.stdout
     assert not {"torch", "numpy"} & set(imported(done))
 

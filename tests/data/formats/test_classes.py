@@ -85,3 +85,20 @@ def test_bad_class_files(write: Write) -> None:
         read_classes(write("x").parent)
     with pytest.raises(ClassesError, match="is not UTF-8 text"):
         read_classes(write(b"\xff\xfe"))
+
+
+def test_labels_by_name_alone() -> None:
+    known = Classes(["cat", "1"], by_name=True)
+    for classes in (known, pickle.loads(pickle.dumps(known))):
+        assert (classes.by_name, classes.numbers_are_labels) == (True, False)
+        assert [classes.label(field) for field in ("cat", "1", "0")] == [0, 1, None]
+    assert not Classes(["0", "1"], by_name=True).by_name, "these names are numbers"
+
+
+def test_blanks_around_names() -> None:
+    classes = read_classes(["cat", " dog "])
+    assert classes is not None
+    assert classes.names == ("cat", "dog")
+    for given in ("", " "):
+        with pytest.raises(ClassesError, match="^data.classes is empty: it is a number, a list of names, or a file"):
+            read_classes(given)

@@ -13,7 +13,7 @@ from data.formats.labels import Labels, find_labels, label_key
 NAMED = Format(named=True)
 
 
-def find(lines: Sequence[str], format: Format, at_once: int = 3) -> Labels:
+def find(lines: Sequence[str], format: Format, at_once: int = 3, *, lenient: bool = False) -> Labels:
     def chunks() -> Iterable[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
         for first in range(0, len(lines), at_once):
             part = [line.encode() for line in lines[first : first + at_once]]
@@ -24,7 +24,7 @@ def find(lines: Sequence[str], format: Format, at_once: int = 3) -> Labels:
         assert line == lines[row].encode()
         return format.parse(line).labels
 
-    return find_labels(chunks(), format, labels_of, lambda row: f"m.txt:{row + 1}")
+    return find_labels(chunks(), format, labels_of, lambda row: f"m.txt:{row + 1}", lenient=lenient)
 
 
 def test_the_largest_number() -> None:
@@ -51,6 +51,12 @@ def test_mixed_and_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats_labels, "MOST_NAMES", 4)
     with pytest.raises(ClassesError, match=r"more than 4 different labels up to here: is this the column of labels"):
         find([f"a n{i}" for i in range(9)], NAMED)
+
+
+def test_who_looks_at_every_row_passes_over_what_is_mixed() -> None:
+    assert find(["a 1", "b cat", "c 3"], Format(), lenient=True) == Labels(3, None)
+    assert find(["a cat", "b 7", "c dog"], NAMED, lenient=True) == Labels(None, ["cat", "dog"])
+    assert find(["a 7"], NAMED, lenient=True) == Labels(0, None)
 
 
 def test_what_is_kept() -> None:

@@ -192,3 +192,12 @@ def test_nothing_breaks_it() -> None:
             assert found.told
         except MetaFileError as error:
             assert "\n" not in str(error), words  # noqa: PT017
+
+
+def test_one_hot_columns_are_told_and_none_is_picked() -> None:
+    lines = [b"path,cat,dog,eel", *(b"%d.png,1,0,0" % i for i in range(5))]
+    with pytest.raises(
+        MetaFileError, match=r"^m\.csv: 3 columns hold 0 or 1 alone \('cat', 'dog', 'eel'\), as one-hot labels do, and"
+    ):
+        sniff(lines, "m.csv")
+    assert sniff(lines, "m.csv", columns={"label": "dog"}).label == 2

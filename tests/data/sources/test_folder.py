@@ -7,8 +7,10 @@ import pytest
 
 from data.datasets import FolderDataset, open_dataset
 from data.errors import ClassesError, ImageError, OptionError
+from data.formats.classes import Classes
 from data.meta import MetaFile
 from data.sources.folder import any_folder_meta, check_folder, is_image, list_folder
+from data.verbs.glance import glance
 
 
 def tree(root: Path, *paths: str) -> Path:
@@ -162,15 +164,51 @@ def test_links_to_folders_are_followed_for_classes_alone(tmp_path: Path) -> None
 
 def test_any_folder_of_images(tmp_path: Path) -> None:
     tree(tmp_path, "train/cat/1.png", "train/dog/2.png", "mixed/x.png", "mixed/cat/3.png")
-    meta, known = any_folder_meta(tmp_path / "train", classes=["dog", "cat"])
+    meta, known = any_folder_meta(tmp_path / "train", classes=Classes(["dog", "cat"]))
     assert known
     assert [tuple(meta.record(row)[:2]) for row in range(2)] == [("cat/1.png", 1), ("dog/2.png", 0)]
-    meta, known = any_folder_meta(tmp_path / "train" / "cat", classes=["dog", "cat"])
+    meta, known = any_folder_meta(tmp_path / "train" / "cat", classes=Classes(["dog", "cat"]))
     assert known
     assert tuple(meta.record(0)[:2]) == ("1.png", 1)
-    meta, known = any_folder_meta(tmp_path / "mixed", classes=["dog", "cat"])
+    meta, known = any_folder_meta(tmp_path / "mixed", classes=Classes(["dog", "cat"]))
     assert not known
     assert [tuple(meta.record(row)[:2]) for row in range(2)] == [("cat/3.png", 0), ("x.png", 0)]
     (tmp_path / "none").mkdir()
     with pytest.raises(ClassesError, match=r"none holds no image \(\.bmp \.gif"):
-        any_folder_meta(tmp_path / "none", classes=["dog"])
+        any_folder_meta(tmp_path / "none", classes=Classes(["dog"]))
+
+
+def test_a_folder_of_tars_is_a_glob(tmp_path: Path) -> None:
+    for name in ("a.tar", "b.tar", "x.txt"):
+        (tmp_path / name).touch()
+    for look in (MetaFile, check_folder):
+        with pytest.raises(
+            ClassesError, match=rf"^{tmp_path} holds no class folders, but 2 tar files: give '.*/\*\.tar'$"
+        ):
+            look(tmp_path)
+
+
+@pytest.mark.parametrize("check", [MetaFile, check_folder])
+def test_parts_of_a_data_set_are_no_classes(tmp_path: Path, check: object) -> None:
+    assert callable(check)
+    root = tree(tmp_path / "set", "train/cat/1.png", "train/dog/1.png", "val/cat/2.png")
+    told = rf"^{root} holds train and val, which are parts of a data set and no classes: give one of them, as data\.train: "
+    for classes in (None, 2):
+        with pytest.raises(ClassesError, match=told + rf"{root}/train \(data\.classes"):
+            check(root, classes=classes)
+    with pytest.raises(ClassesError, match="holds test, which are parts"):
+        check(tree(tmp_path / "one", "test/cat/1.png"))
+    check(root, classes=["train", "val"])
+    check(root / "train")
+    check(tree(tmp_path / "vehicles", "train/1.png", "bus/1.png"))
+    check(tree(tmp_path / "alone", "test/1.png"))
+
+
+def test_class_folders_that_hold_only_folders_are_doubted(tmp_path: Path) -> None:
+    root = tree(tmp_path / "set", "a/cat/1.png", "b/dog/1.png")
+    doubt = f"; CAREFUL: they hold no images but folders of images: are {root}/a/… the classes?"
+    assert MetaFile(root).told.endswith(f"2 classes (a, b){doubt}")
+    assert glance(root).told in (f"{root}: 2 class folders{doubt}", f"{root}: 2 class folders{doubt.replace('/a/', '/b/')}")
+    tree(root, "b/2.png")
+    assert not MetaFile(root).told.endswith("?")
+    assert glance(root).told == f"{root}: 2 class folders"

@@ -366,7 +366,7 @@ def test_another_source_or_other_settings(source: Path, tmp_path: Path, finished
         (MetaFile(source, classes=["dog", "cat"]), {}, "is a pack of other classes"),
         (meta, {"resize": 20}, "is a pack of resize None and not 20"),
         (meta, {"shard_bytes": 1 << 20}, "is a pack of shard_bytes 65536 and not 1048576"),
-        (meta, {"on_error": "skip"}, "is a pack of on_error raise and not skip"),
+        *[(meta, {"on_error": "skip"}, "is a pack of on_error raise and not skip")] * finished,
     ]:
         with pytest.raises(PackError, match=told):
             pack(given, out, **{"shard_bytes": SMALL, **options})
@@ -430,7 +430,34 @@ def test_images_that_cannot_be_read_are_left_out(broken: Path, tmp_path: Path) -
 def test_skipped_rows_between_shards(broken: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     packed = pack(MetaFile(broken), out, shard_bytes=SMALL, on_error="skip")
-    assert (packed.rows, packed.shards, packed.skipped) == (7, 3, 5), "a head of JPEG is copied, and never decoded"
+    assert (packed.rows, packed.shards, packed.skipped) == (6, 3, 6), "the head of a JPEG is no image"
+
+
+def test_torn_images_are_left_out_and_found_only_by_decoding(source: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.txt"
+    for row in range(2):
+        (tmp_path / f"{row}.png").write_bytes(picture(row))
+    (tmp_path / "1.png").write_bytes(picture(1)[:2000])
+    path.write_text("0.png 0\n1.png 0\n")
+    packed = pack(MetaFile(path), tmp_path / "skip", on_error="skip")
+    assert (packed.rows, packed.skipped) == (1, 1)
+    assert "m.txt:2  1.png: " in (tmp_path / "skip" / "skipped.txt").read_text()
+    assert read_span(tmp_path / "skip" / "shard-000000.tar", 512, len(picture(0))) == picture(0), "bytes stay as they are"
+    assert pack(MetaFile(path), tmp_path / "raise").rows == 2, "copied, and never decoded"
+
+
+def test_a_failed_pack_goes_on_with_another_policy(broken: Path, tmp_path: Path) -> None:
+    meta, out, other = MetaFile(broken), tmp_path / "out", tmp_path / "other"
+    (broken.parent / "0.png").write_bytes(picture(0, 90, 80))
+    (broken.parent / "1.png").write_bytes(picture(1, 90, 80)[:-100])
+    for row in (2, 3, 4):
+        (broken.parent / f"{row}.png").write_bytes(picture(row, 120, 100))
+    with pytest.raises(ImageError, match="on_error 'skip' leaves such rows out"):
+        pack(meta, out, shard_bytes=SMALL)
+    assert list((out / WORK).glob("*.rows")), "a whole shard was made, with an image that is torn"
+    assert pack(meta, out, shard_bytes=SMALL, on_error="skip").kept == 0
+    pack(meta, other, shard_bytes=SMALL, on_error="skip")
+    assert contents(out) == contents(other)
 
 
 def test_nothing_that_can_be_read(tmp_path: Path) -> None:

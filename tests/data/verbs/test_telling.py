@@ -47,7 +47,7 @@ def test_a_report(tmp_path: Path) -> None:
     train = tmp_path / "t.txt"
     train.write_text("2.png 0\n")
     lines = describe_report(check_rows(MetaFile(meta), against=MetaFile(train)), "m.txt")
-    assert lines[0] == "m.txt: 1 of 8 rows are bad (1 missing), 2 classes"
+    assert lines[0] == "m.txt: 1 of 8 rows is bad (1 missing), 2 classes"
     assert lines[1] == f"read as: {meta}: lines 'path label'"
     assert lines[4] == "labels: 2 … 6 rows per class, median 4"
     assert lines[7:] == [
@@ -56,12 +56,30 @@ def test_a_report(tmp_path: Path) -> None:
         f"  {meta}:4  1.png as in {meta}:2",
         f"  {meta}:6  0.png as in {meta}:1",
         "  … and 1 more",
-        "overlap: 1 row with 1 row of the other set",
+        "overlap: 1 row of this set is in the other, too",
     ]
 
 
 def test_a_wrong_root_is_guessed(tmp_path: Path) -> None:
     meta = tmp_path / "m.txt"
     meta.write_text("0.png 0\n1.png 1\n")
-    lines = describe_report(check_rows(MetaFile(meta, root="/nowhere")), "m.txt")
-    assert lines[1] == "no image is there: is /nowhere the folder that paths are relative to? --root names it"
+    root = tmp_path / "other"
+    root.mkdir()
+    (error,) = check_rows(MetaFile(meta, root=root)).errors()
+    assert error.problems == (
+        f"{meta}:1  0.png: none of the first 2 images is in {root}, 2 bad rows in all: is it the folder that paths are "
+        "relative to? --root names it",
+    )
+    (tmp_path / "1.png").write_bytes(b"x")
+    assert [len(error.problems) for error in check_rows(MetaFile(meta)).errors()] == [1]
+
+
+def test_a_set_that_overlaps_is_not_called_good(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(b"x")
+    meta = tmp_path / "m.txt"
+    meta.write_text("0.png 0\n")
+    report = check_rows(MetaFile(meta), against=MetaFile(meta))
+    lines = describe_report(report, "m.txt")
+    assert lines[0] == "m.txt: 1 row of this set is in the other, too; 1 row, 1 class"
+    assert not any("good" in line for line in lines)
+    assert len(report.errors()) == 1

@@ -126,6 +126,21 @@ def test_refusals(ask: Callable[[Course], object], told: str) -> None:
         ask(Course(n=11, global_batch=4, world_size=2))
 
 
+@pytest.mark.parametrize(
+    ("ask", "told"),
+    [
+        (lambda c: rows_in_step(6, c), "step 6: the run has 6 steps in 3 epochs, 0 … 5"),
+        (lambda c: rows_in_step(0, c, epoch=3), "epoch 3: the run has 3 epochs, 0 … 2"),
+        (lambda c: where_row(1, c, epoch=3), "epoch 3: the run has 3 epochs, 0 … 2"),
+    ],
+)
+def test_a_run_has_an_end(ask: Callable[[Course], object], told: str) -> None:
+    course = Course(n=11, global_batch=4, world_size=2, epochs=3)
+    assert where_row(1, course, epoch=2) and rows_in_step(5, course)
+    with pytest.raises(OptionError, match=re.escape(told)):
+        ask(course)
+
+
 def test_numbers_that_give_no_epoch_are_refused() -> None:
     with pytest.raises(SplitError, match="an epoch without a single step"):
         Course(n=3, global_batch=4, world_size=2)
