@@ -18,15 +18,30 @@ from .verbs.acts import PROG
 INTERRUPTED = 130
 
 _PLAIN = str.maketrans({"█": "#", "…": "..."} | dict.fromkeys("▏▎▍▌▋▊▉"))
+_OPTIONS = [
+    (re.compile(pattern), option)
+    for pattern, option in (
+        (r"data\.columns=\{path: ([^,{}]+), label: ([^,{}]+)\}", r"--columns path=\1,label=\2"),
+        (r"(?<![\w./-])columns=\{labels: ([^{}]+)\}", r"--columns labels=\1"),
+        (r"data\.allow_outside_root=true", "--allow-outside-root"),
+        (r"data\.root=…", "--root FOLDER"),
+        (r"(?<![\w./-])data\.root=", "--root "),
+        (r"on_error 'skip'", "--on-error skip"),
+        (r"(?<![\w./-])data\.(root|classes|columns|format|exclude|order)(?![\w./]|:[0-9])", r"--\1"),
+    )
+]
 _SIZE = re.compile(r"([0-9]+)\s*([kmgt]?)(i?b)?", re.ASCII | re.IGNORECASE)
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs one verb; returns the exit code: 0, 2 with one line per problem on stderr, 130 after Ctrl-C."""
+    of_config = True
     try:
-        return _run(_parser().parse_args(argv))
+        options = _parser().parse_args(argv)
+        of_config = options.of_config or (options.verb == "check" and options.facts)
+        return _run(options, of_config)
     except DataError as error:
-        complain(error)
+        complain(error, of_config)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -36,10 +51,20 @@ def main(argv: Sequence[str]) -> int:
         return 1
 
 
-def complain(error: DataError) -> None:
-    """One line per problem on stderr, whatever it quotes: a file's name may hold codes that move the cursor."""
+def complain(error: DataError, of_config: bool = True) -> None:
+    """One line per problem on stderr, whatever it quotes: a file's name may hold codes that move the cursor.
+
+    Unless the data was that of a config, its keys are called by the options that mean the same.
+    """
     for problem in error.problems:
-        print(f"{error.code} {printable(problem)}", file=sys.stderr)
+        print(f"{error.code} {printable(problem if of_config else as_options(problem))}", file=sys.stderr)
+
+
+def as_options(text: str) -> str:
+    """A message with this command line's options in place of a config's keys."""
+    for pattern, option in _OPTIONS:
+        text = pattern.sub(option, text)
+    return text
 
 
 def printable(text: str) -> str:
@@ -60,10 +85,10 @@ def _forget_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace, of_config: bool) -> int:
     outcome: verbs.Outcome = getattr(verbs, options.verb)(options)
     for problem in outcome.problems:
-        complain(problem)
+        complain(problem, of_config)
     try:
         for line in outcome.lines:
             print(drawable(printable(line), sys.stdout.encoding))
@@ -101,7 +126,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--against", metavar="META", action="append", help="another set, as that of training: which files are in both?"
     )
-    check.add_argument("--clean", metavar="OUT", help="decode every image and write the good rows, each once, to this new file")
+    check.add_argument(
+        "--clean", metavar="OUT", help="decode every image and write the good rows, each once, to this new file"
+    )
 
     look.add_argument("--transforms", metavar="JSON", help="a list as a config has it (default: none)")
     look.add_argument("--channels", type=int, default=3, choices=(1, 3))
@@ -151,6 +178,7 @@ def _add_source(verb: argparse.ArgumentParser) -> None:
     )
     group = verb.add_argument_group("how META is read; by default each is found by looking")
     group.add_argument("--classes", help="a number, a file of names, or names with commas between them")
+    group.add_argument("--of-config", action="store_true", help=argparse.SUPPRESS)  # the launcher says so
     group.add_argument("--root", help="the folder that paths are relative to (default: the meta file's)")
     group.add_argument("--allow-outside-root", action="store_true", help="absolute paths and ../ are fine")
     group.add_argument("--format", metavar="NAME", help="lines, frames, csv, tsv or jsonl")

@@ -66,7 +66,7 @@ class SampleReader:
         if clips and clip_frames is None:
             told = "videos" if meta.kind == "video" else "folders of frames"
             raise OptionError(
-                f"{meta.told}: clip_frames is missing, which says how many frames of {told} make a sample (train.py "
+                f"{meta.told}: of {told} clip_frames says how many frames make a sample, which isn't given (train.py "
                 "can't train on clips yet: README, 'The data package alone')"
             )
         if clip_frames is not None and not clips:

@@ -221,7 +221,8 @@ the guess. Paths in a config are relative to the folder that you start from, not
     "E202": """Rows of a meta file are wrong: blank in the middle, without a label, with a label that is out
 of range or no class name, or not UTF-8; or, under `data check --against`, in both of two sets. A launch looks
 at the first and last 1,000 lines, a rank at the rows that it takes; `python launch.py data check META` looks
-at all of them, and `--clean OUT` writes a list without them.""",
+at all of them and shows the first 20; with `--clean OUT` it decodes the images, too, and writes a list of the
+good rows alone, which names the same images from where it lies.""",
     "E203": """The classes give no labels: a class list that is missing or names a class twice, a class folder
 without images, or labels that are names in a large file that has no index yet (`python launch.py data index
 META` lists them once). With class folders the label is the folder's number when all names are numbers,

@@ -229,7 +229,10 @@ def test_tables_and_tars(digits: Path, tmp_path: Path) -> None:
     lists = tmp_path / "several.txt"
     lists.write_text(f"{digits}/val0.png 0,1\n")
     words = (digits / "runs" / "tiny", table, tmp_path / "s.tar", lists, "--out", out)
-    refused(predict(digits / "runs" / "tiny", lists, "--out", out), r"E207 .*several\.txt:1  .* is absolute: paths are relative to the root")
+    refused(
+        predict(digits / "runs" / "tiny", lists, "--out", out),
+        r"E207 .*several\.txt:1  .* is absolute: paths are relative to the root",
+    )
     end = predict(*words, "--allow-outside-root")
     assert end.returncode == 0, end.stderr
     rows = read(out)[1:]
@@ -239,3 +242,16 @@ def test_tables_and_tars(digits: Path, tmp_path: Path) -> None:
     clips = tmp_path / "clips.txt"
     clips.write_text("v 9 0\n")
     refused(predict(digits / "runs" / "tiny", clips), r"E213 .*clips\.txt: frame folders .*: what is looked at")
+
+
+def test_numbers_are_no_labels_of_a_model_that_learnt_names(digits: Path, tmp_path: Path) -> None:
+    """Its classes are what names the training data happened to hold: number 1 of another list may be any of them."""
+    out, named = tmp_path / "out.csv", tmp_path / "named.txt"
+    change(digits, tmp_path / "named", {"by_name": True})
+    refused(
+        predict(tmp_path / "named", digits / "val.txt", "--out", out), r"E203 .*val\.txt: its labels are numbers, but"
+    )
+    named.write_text(f"{digits}/val0.png left\n{digits}/val1.png right\n")
+    end = predict(tmp_path / "named", named, "--allow-outside-root", "--out", out)
+    assert end.returncode == 0, end.stderr
+    assert [row[1] for row in read(out)[1:]] == ["left", "right"]

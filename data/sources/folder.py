@@ -103,10 +103,16 @@ def check_folder(folder: str | os.PathLike[str], *, classes: Given = None) -> No
 
 
 def doubt_about(root: Path, names: Sequence[str]) -> str:
-    """A remark where not one class folder holds an image itself, only folders: these may be the classes."""
-    if any(_holds_images(root / name) for name in names):
+    """A remark where not one class folder holds an image itself, and one several folders: these may be the classes."""
+    several = None
+    for name in names:
+        if _holds_images(root / name):
+            return ""
+        if several is None and sum(entry.is_dir() for entry in _entries(root / name)) > 1:
+            several = root / name
+    if several is None:  # as in cat/images/1.png
         return ""
-    return f"; CAREFUL: they hold no images but folders of images: are {root}/{names[0]}/… the classes?"
+    return f"; CAREFUL: they hold no images but folders of images: are those of {several} the classes?"
 
 
 def _holds_images(folder: Path) -> bool:
@@ -134,13 +140,13 @@ def _entries(root: Path) -> list[os.DirEntry[str]]:
 
 def _labels(root: Path, names: list[str], classes: Given) -> tuple[Classes, dict[str, int]]:
     known = read_classes(classes)
-    if (classes is None or isinstance(classes, int)) and set(map(str.lower, names)) <= SPLITS:
-        if len(names) > 1 or not _holds_images(root / names[0]):
-            raise ClassesError(
-                f"{root} holds {' and '.join(names)}, which are parts of a data set and no classes: give one of them, "
-                f"as data.train: {root / names[-1 if 'train' not in names else names.index('train')]} (data.classes "
-                "with these names takes them for classes)"
-            )
+    parts = (classes is None or isinstance(classes, int)) and set(map(str.lower, names)) <= SPLITS
+    if parts and (len(names) > 1 or not _holds_images(root / names[0])):
+        one = root / ("train" if "train" in names else names[-1])
+        raise ClassesError(
+            f"{root} holds {' and '.join(names)}, which are parts of a data set and no classes: give one of them, as "
+            f"data.train: {one} (data.classes with these names takes them for classes)"
+        )
     numbered = _numbered(names)
     fields = {name: str(int(name)) if numbered else name for name in names}
     if len(set(fields.values())) < len(names):

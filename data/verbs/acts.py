@@ -47,6 +47,8 @@ def check(options: argparse.Namespace) -> Outcome:
     from .clean import CleanList
     from .telling import describe_report
 
+    if options.no_decode and options.clean is None:
+        raise OptionError("--no-decode is for --clean: a check alone decodes only with --decode")
     decode = options.decode or (options.clean is not None and not options.no_decode)
     meta = open_meta(options, checking=True)
     clean = None if options.clean is None else CleanList(meta, options.clean)  # which refuses now, and not after hours

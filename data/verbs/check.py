@@ -72,10 +72,11 @@ class Report:
         told = [error for _, error in self.problems[:MAX_PROBLEMS]]
         first = self.kinds[:MAX_PROBLEMS]
         if first.size > 1 and (first == MISSING).all() and not self.meta.in_memory:
+            root = os.path.abspath(self.meta.root_of(0))
             told = [
                 ImageError(
-                    f"{self.meta.place(0)}: none of the first {first.size} images is in {self.meta.root_of(0)}, "
-                    f"{self.bad:,} bad rows in all: is it the folder that paths are relative to? --root names it"
+                    f"{self.meta.place(0)}: none of the first {first.size} images is in {root}, {self.bad:,} bad rows "
+                    "in all: is it the folder that paths are relative to? data.root names it"
                 )
             ]
         elif self.bad > len(told):

@@ -133,7 +133,7 @@ def _folder(root: Path) -> Found:
             files += len(images)
             text += sum(len(os.path.relpath(here, root)) + 1 + len(name) + LABEL_BYTES for name in images)
     share = len(folders) / looked
-    doubt = doubt_about(root, [folder.name for folder in folders])
+    doubt = doubt_about(root, sorted(folder.name for folder in folders))
     told = f"{root}: {counted(len(folders), 'class folder')}{doubt}"
     return Found(told, round(files * share), looked == len(folders), round(text * share), True)
 

@@ -70,10 +70,11 @@ def pack(
 ) -> Packed:
     """Copies all images of a source into tar shards of at most `shard_bytes`, in the order of its rows.
 
-    `resize`: images whose shorter side is longer are scaled to it (see shrink.py). on_error "skip" decodes all images
-    and leaves out those that can't be; an unfinished pack with another on_error is begun anew. `workers` threads read ahead. `progress` is told after every row how many are done, and again
-    from 0 while all shards are read back and compared. Given again after a kill it goes on; given again when all is
-    done it only says so. Raises PackError, ImageError, OptionError, ChangedError.
+    `resize`: images whose shorter side is longer are scaled to it (see shrink.py). on_error "skip" decodes all
+    images and leaves out those that can't be; an unfinished pack with another on_error is begun anew. `workers`
+    threads read ahead. `progress` is told after every row how many are done, and again from 0 while all shards are
+    read back and compared. Given again after a kill it goes on; given again when all is done it only says so.
+    Raises PackError, ImageError, OptionError, ChangedError.
     """
     threads = _checked(shard_bytes, resize, on_error, workers)
     out = Path(out_dir)

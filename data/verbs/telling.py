@@ -30,7 +30,9 @@ def describe_report(report: Report, named: str, *, decode: bool = False) -> list
         lines = [f"{named}: good, {rows(meta.n)}, {classes}"]
     else:
         kinds = ", ".join(f"{number:,} {kind}" for kind, number in report.found.items())
-        lines = [f"{named}: {report.bad:,} of {rows(meta.n)} {'is' if report.bad == 1 else 'are'} bad ({kinds}), {classes}"]
+        lines = [
+            f"{named}: {report.bad:,} of {rows(meta.n)} {'is' if report.bad == 1 else 'are'} bad ({kinds}), {classes}"
+        ]
     if meta.told:
         lines.append(f"read as: {meta.told.removeprefix(f'{named}: ')}")
     looked = "lines, and every image decoded" if decode else "lines and files; --decode opens every image too"
@@ -50,7 +52,7 @@ def describe_labels(names: tuple[str, ...], counts: Counts) -> list[str]:
         return ["labels: not one row with a good label"]
     least, most, middle = int(held.min()), int(held.max()), int(np.median(held))
     spread = (
-        f"{most:,} rows in each class" if least == most else f"{least:,} … {most:,} rows per class, median {middle:,}"
+        f"{rows(most)} in each class" if least == most else f"{least:,} … {most:,} rows per class, median {middle:,}"
     )
     without = np.flatnonzero(counts == 0)
     if without.size:

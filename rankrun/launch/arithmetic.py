@@ -36,8 +36,9 @@ def describe(settings: Settings, nproc: int, nodes: int, folder: Path, told: Seq
     about = "" if rows.exact else "~"
     if steps == 0:
         raise OptionError(
-            f"{_named(data.train)} has {about}{_counted(rows.rows, 'row')}, fewer than train.global_batch={train.global_batch}: an "
-            f"epoch would have no step; use train.global_batch={rows.rows} or less"
+            f"{_named(data.train)} has {about}{_counted(rows.rows, 'row')}, fewer than "
+            f"train.global_batch={train.global_batch}: an epoch would have no step; "
+            f"use train.global_batch={rows.rows} or less"
         )
     total = steps * train.epochs
     every = settings.checkpoint.every_steps
@@ -50,10 +51,12 @@ def describe(settings: Settings, nproc: int, nodes: int, folder: Path, told: Seq
     if len(told) > 1 and data.val is not None:
         every_epoch = f", after every {_th(settings.eval.every_epochs)}epoch"
         lines += _source("evaluation rows", told[1], data.val, every_epoch)
+    left = f"{_counted(left_out, 'row')} of each epoch left out (others each time)"
+    if not rows.exact:
+        left = "the rows are estimated"
     lines += [
         f"global batch     {shares(train.global_batch, world_size, train.micro_batch)}",
-        f"steps per epoch  {about}{steps:,}, "
-        + (f"{_counted(left_out, 'row')} of each epoch left out (others each time)" if rows.exact else "the rows are estimated"),
+        f"steps per epoch  {about}{steps:,}, {left}",
         f"epochs           {train.epochs:,}, {about}{_counted(total, 'step')} in all, "
         f"{about}{_counted(total * train.global_batch, 'sample')}",
         f"checkpoints      after every epoch{f' and every {every:,} steps' if every else ''}",

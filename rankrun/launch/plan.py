@@ -221,7 +221,8 @@ def _nproc(options: RunOptions, settings: Settings | None, gpus: int) -> int:
         raise OptionError(f"--nproc {word}: give a number of ranks from 1 to {_MOST_RANKS}, or auto, gpu, cpu")
     if settings is not None and settings.train.device == "cuda" and nproc > gpus:
         cure = f"use --nproc {gpus}" if gpus else "use train.device=cpu"
-        raise OptionError(f"{nproc} ranks with train.device=cuda, but this machine shows {gpus} GPUs; {cure}")
+        ranks = f"{nproc} rank{'' if nproc == 1 else 's'}"
+        raise OptionError(f"{ranks} with train.device=cuda, but this machine shows {gpus} GPUs; {cure}")
     if settings is not None and settings.train.global_batch < nproc:
         raise OptionError(
             f"train.global_batch={settings.train.global_batch} is less than {nproc} ranks: some would have no sample; "

@@ -23,6 +23,10 @@ class DataRefused(BadInput):
     code = ""
 
 
+class LabelsDiffer(DataRefused):
+    """Names in one set and numbers in the other, and nothing that says which number means which name."""
+
+
 def data_command(words: list[str], env: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
     """The argv and environment that run the data package's command line.
 
@@ -43,7 +47,7 @@ def index_folder(runs: Path) -> Path:
 def data_words(settings: Settings, cache: Path) -> list[list[str]]:
     """The words that stand for a config's data on the data package's command line: training, then evaluation."""
     data = settings.data
-    common = [f"--classes={json.dumps(data.classes)}"] if data.classes is not None else []
+    common = ["--of-config", *([f"--classes={json.dumps(data.classes)}"] if data.classes is not None else [])]
     if data.root is not None:
         common.append(f"--root={data.root}")
     if data.allow_outside_root:
@@ -88,8 +92,20 @@ def check_data(settings: Settings, world_size: int, env: Mapping[str, str], *, c
     return facts
 
 
+def check_labels(settings: Settings, env: Mapping[str, str], *, cache: Path) -> None:
+    """LabelsDiffer as check_data has it; whatever else is wrong with the data is left to a longer look to tell."""
+    if settings.data.classes is not None or settings.data.val is None:
+        return
+    try:
+        check_data(settings, 1, env, cache=cache)
+    except LabelsDiffer:
+        raise
+    except DataRefused:
+        return
+
+
 def _compare_labels(settings: Settings, facts: list[Facts]) -> None:
-    """DataRefused where, of meta files without data.classes, the labels of one set are names, the other's numbers.
+    """LabelsDiffer where, of meta files without data.classes, the labels of one set are names, the other's numbers.
 
     A run refuses that as well, whatever its sources are; here it costs nothing yet.
     """
@@ -98,7 +114,7 @@ def _compare_labels(settings: Settings, facts: list[Facts]) -> None:
         return
     kinds = ["names" if found.named else "numbers" for found in facts]
     if kinds[0] != kinds[1]:
-        raise DataRefused(
+        raise LabelsDiffer(
             f"E203 the labels of data.train are {kinds[0]}, those of data.val {kinds[1]}: which number means which "
             "name? Give data.classes (the names in the order of their numbers)"
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rankrun.errors import ExitCode, OptionError
 from rankrun.errors import explain as explain_code
 from rankrun.launch.options import Parser
-from rankrun.launch.precheck import data_command, data_words, index_folder
+from rankrun.launch.precheck import check_labels, data_command, data_words, index_folder
 
 if TYPE_CHECKING:
     from rankrun.config import Settings
@@ -109,6 +109,8 @@ def data(words: list[str], env: Mapping[str, str]) -> int:
     overrides = [word for word in words[place + 1 :] if "=" in word and not word.startswith("-")]
     others = [word for word in words[1:] if word != configs[0] and word not in overrides]
     settings = resolve(Path(configs[0]), overrides, env=env)
+    if verb == "check":
+        check_labels(settings, env, cache=index_folder(Path("runs")))
     parts = data_words(settings, index_folder(Path("runs")))
     for number, source_words in enumerate(parts):
         own = _for_part(others, ("train", "val")[number]) if len(parts) > 1 else others

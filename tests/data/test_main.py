@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data.__main__ import drawable, main, size_of
+from data.__main__ import as_options, drawable, main, size_of
 from data.verbs.acts import columns_of
 
 arrow: Any = pytest.importorskip("pyarrow")
@@ -146,6 +146,35 @@ def test_a_clean_list_decodes(pictures: Any, capsys: pytest.CaptureFixture[str])
     ]
 
 
+def test_messages_speak_of_options_unless_a_config_was_given(pictures: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    meta = pictures.folder / "out.txt"
+    meta.write_text("../x.png 0\n")
+    assert main(["check", str(meta)]) == 2
+    told = capsys.readouterr().err
+    assert "--allow-outside-root lifts this" in told
+    assert "--root FOLDER sets it" in told
+    assert "data." not in told
+    for option in ("--of-config", "--facts"):
+        assert main(["check", str(meta), option]) == 2
+        assert "data.root=… sets it, data.allow_outside_root=true lifts this" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("name them, data.columns={path: file, label: 3}", "name them, --columns path=file,label=3"),
+        ("one of several labels, columns={labels: tags}", "one of several labels, --columns labels=tags"),
+        ("data.root=/x: there is no such folder", "--root /x: there is no such folder"),
+        ("on_error 'skip' leaves such rows out", "--on-error skip leaves such rows out"),
+        ("give data.classes (names)", "give --classes (names)"),
+        ("(data.format)", "(--format)"),
+        ("/data.root/a data.root.txt:3 data.columns:3  x", "/data.root/a data.root.txt:3 data.columns:3  x"),
+    ],
+)
+def test_keys_as_options(text: str, told: str) -> None:
+    assert as_options(text) == told
+
+
 def test_facts_are_one_line_of_json(pictures: Any, capsys: pytest.CaptureFixture[str]) -> None:
     meta = str(pictures.meta(12))
     assert main(["check", "--facts", meta, "--world-size", "4"]) == 0
@@ -269,6 +298,7 @@ def test_the_help_is_the_launchers(capsys: pytest.CaptureFixture[str]) -> None:
         (["look", "x"], "E213 argument index|check|inspect|pack|where: invalid choice: 'look'"),
         (["check", "--head", "--decode", "x"], "E213 argument --decode: not allowed with argument --head"),
         (["check", "--head", "x", "--clean", "y"], "E213 --clean wants a look at all rows: leave --head out"),
+        (["check", "x", "--no-decode"], "E213 --no-decode is for --clean: a check alone decodes only with --decode"),
         (["check", "--head", "x", "--processes", "2"], "E213 --processes wants a look at all rows: leave --head out"),
         (["check", "--head", "x", "--against", "y"], "E213 --against wants a look at all rows: leave --head out"),
         (["check", "x", "--order", "block"], "E205 order=block with 8 bytes of meta file"),

@@ -29,6 +29,7 @@ def settings(**data: object) -> Settings:
 @pytest.mark.parametrize(
     ("batch", "ranks", "micro", "text"),
     [
+        (64, 1, None, "64 = 1 rank x 64"),
         (64, 2, None, "64 = 2 ranks x 32"),
         (64, 2, 32, "64 = 2 ranks x 32"),
         (10, 3, None, "10 = 3 ranks x 3 or 4"),

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from rankrun.errors import OptionError
 from rankrun.launch.options import RunOptions
-from rankrun.launch.plan import Target, check_name, default_name, make_plan, shadowed_by, visible_gpus
+from rankrun.launch.plan import Target, _nproc, check_name, default_name, make_plan, shadowed_by, visible_gpus
 
 
 @pytest.fixture
@@ -161,3 +162,10 @@ def test_a_linked_script_is_at_home_where_the_link_leads(script, tmp_path):
     (tmp_path / "link.py").symlink_to("real/job.py")
     plan = make_plan(RunOptions(target="link.py", words=()), {}, None, gpus=0)
     assert "numpy beside link.py shadows" in plan.why_not_warm
+
+
+@pytest.mark.parametrize(("nproc", "told"), [("1", "1 rank with"), ("2", "2 ranks with")])
+def test_more_ranks_than_gpus(nproc, told):
+    settings = SimpleNamespace(train=SimpleNamespace(device="cuda", global_batch=8))
+    with pytest.raises(OptionError, match=f"^{told} train.device=cuda, but this machine shows 0 GPUs; use"):
+        _nproc(SimpleNamespace(nproc=nproc), settings, 0)

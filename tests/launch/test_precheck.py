@@ -35,7 +35,7 @@ def test_the_words_of_a_config(config: Path) -> None:
     )
     training, evaluation = data_words(settings, Path("runs/.index"))
     common = [
-        *('--classes=["a", "b"]', "--root=r", "--allow-outside-root", "--format=csv"),
+        *("--of-config", '--classes=["a", "b"]', "--root=r", "--allow-outside-root", "--format=csv"),
         *('--columns={"path": "file", "label": 1}', "--cache=runs/.index"),
     ]
     # what is left out are rows of the training data
@@ -45,7 +45,9 @@ def test_the_words_of_a_config(config: Path) -> None:
 
 def test_no_more_words_than_there_are_keys(config: Path) -> None:
     settings = resolve(config, ["data.classes=null", "data.val=null", "data.train=[a.txt, b.txt]"])
-    assert data_words(settings, index_folder(Path("r"))) == [["--cache=r/.index", "--", "a.txt", "b.txt"]]
+    assert data_words(settings, index_folder(Path("r"))) == [
+        ["--of-config", "--cache=r/.index", "--", "a.txt", "b.txt"]
+    ]
 
 
 def test_a_look_at_the_data_tells_facts(config: Path) -> None:
@@ -94,7 +96,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return calls
 
 
-COMMON = ['--classes=["a", "b"]', "--cache=runs/.index", "--"]
+COMMON = ["--of-config", '--classes=["a", "b"]', "--cache=runs/.index", "--"]
 
 
 def test_without_a_config_the_words_are_handed_on(called: list[list[str]]) -> None:
@@ -186,6 +188,8 @@ def test_names_are_not_compared_with_numbers(config: Path) -> None:
         with pytest.raises(DataRefused) as caught:
             check_data(resolve(config, ["data.classes=null", *words]), 1, os.environ, cache=Path("cache"))
         assert str(caught.value).startswith(told)
+    with pytest.raises(DataRefused, match=r"^E203 the labels of data\.train are names, those of data\.val numbers"):
+        verbs.data(["check", "c.yaml", "data.classes=null"], os.environ)
     train, val = check_data(resolve(config, ["data.classes=[cat, dog]"]), 1, os.environ, cache=Path("cache"))
     assert (train.named, val.named) == (True, False)
 

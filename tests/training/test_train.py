@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -317,3 +318,25 @@ def test_bad_samples_are_listed_before_what_knows_of_them_is_saved(tmp_path: Pat
     ends, _ = train(config, "run", 2, *words)
     assert [code for code, _ in ends] == [0, 0], ends
     assert len({(epoch, row) for epoch, row, *_ in bad_samples(config)}) == len(bad_samples(config))
+
+
+def test_numbers_are_not_evaluated_by_a_model_that_learns_names(tmp_path: Path) -> None:
+    config = write_digits(tmp_path)
+
+    def give_names(path: Path) -> None:
+        path.write_text(path.read_text().replace(" 0\n", " cat\n").replace(" 1\n", " dog\n"))
+
+    give_names(tmp_path / "train.txt")
+    turned = f"data.train={tmp_path}/val.txt", f"data.val={tmp_path}/train.txt"
+    for words, told in (
+        ((), "E203 .*val.txt: its labels are numbers, but those of the training data are names, of 2 classes"),
+        (turned, "E203 .*train.txt: its labels are names, but there are 2 classes"),
+    ):
+        ends, folder = train(config, "mixed", 1, "data.classes=null", *words, launcher="single")
+        assert ends[0][0] == 2
+        assert re.search(told, ends[0][1]), ends
+        assert not folder.path.exists()
+    give_names(tmp_path / "val.txt")
+    ends, folder = train(config, "named", 1, "data.classes=null", "train.epochs=1", launcher="single")
+    assert ends[0][0] == 0, ends
+    assert json.loads((folder.path / "best" / "state.json").read_text())["prediction"]["by_name"] is True

@@ -100,5 +100,5 @@ def test_blanks_around_names() -> None:
     assert classes is not None
     assert classes.names == ("cat", "dog")
     for given in ("", " "):
-        with pytest.raises(ClassesError, match="^data.classes is empty: it is a number, a list of names, or a file"):
+        with pytest.raises(ClassesError, match=r"^data\.classes is empty: it is a number, a list of names, or a file"):
             read_classes(given)

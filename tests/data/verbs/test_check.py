@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from data.errors import ChangedError, ImageError, OutsideRootError, RowError, WorkerDiedError
 from data.meta import MetaFile
-from data.verbs import check, looking
+from data.verbs import looking
 from data.verbs.check import Report, check_rows, repeats_in
 
 Write = Callable[..., Path]

@@ -442,7 +442,9 @@ def test_torn_images_are_left_out_and_found_only_by_decoding(source: Path, tmp_p
     packed = pack(MetaFile(path), tmp_path / "skip", on_error="skip")
     assert (packed.rows, packed.skipped) == (1, 1)
     assert "m.txt:2  1.png: " in (tmp_path / "skip" / "skipped.txt").read_text()
-    assert read_span(tmp_path / "skip" / "shard-000000.tar", 512, len(picture(0))) == picture(0), "bytes stay as they are"
+    assert read_span(tmp_path / "skip" / "shard-000000.tar", 512, len(picture(0))) == picture(0), (
+        "bytes stay as they are"
+    )
     assert pack(MetaFile(path), tmp_path / "raise").rows == 2, "copied, and never decoded"
 
 

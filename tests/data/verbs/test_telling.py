@@ -35,7 +35,7 @@ def test_many_classes_are_drawn_from_both_ends() -> None:
 
 def test_equal_classes_need_no_bars() -> None:
     assert describe_labels(("a", "b"), np.array([3, 3])) == ["labels: 3 rows in each class"]
-    assert describe_labels(("a",), np.array([3])) == ["labels: 3 rows in each class"]
+    assert describe_labels(("a",), np.array([1])) == ["labels: 1 row in each class"]
     assert describe_labels(("a", "b"), np.array([0, 0])) == ["labels: not one row with a good label"]
 
 
@@ -68,7 +68,7 @@ def test_a_wrong_root_is_guessed(tmp_path: Path) -> None:
     (error,) = check_rows(MetaFile(meta, root=root)).errors()
     assert error.problems == (
         f"{meta}:1  0.png: none of the first 2 images is in {root}, 2 bad rows in all: is it the folder that paths are "
-        "relative to? --root names it",
+        "relative to? data.root names it",
     )
     (tmp_path / "1.png").write_bytes(b"x")
     assert [len(error.problems) for error in check_rows(MetaFile(meta)).errors()] == [1]

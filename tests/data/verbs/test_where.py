@@ -136,7 +136,8 @@ def test_refusals(ask: Callable[[Course], object], told: str) -> None:
 )
 def test_a_run_has_an_end(ask: Callable[[Course], object], told: str) -> None:
     course = Course(n=11, global_batch=4, world_size=2, epochs=3)
-    assert where_row(1, course, epoch=2) and rows_in_step(5, course)
+    assert where_row(1, course, epoch=2)
+    assert rows_in_step(5, course)
     with pytest.raises(OptionError, match=re.escape(told)):
         ask(course)
 
