@@ -146,7 +146,7 @@ def memory(path: Path, worlds: list[int]) -> None:
         rows = MetaFile(path, classes=CLASSES).n / world_size
         limit = 1.25 * (own_bytes(path, world_size) + 8 * rows) + 40e6
         print(
-            f"world size {world_size:5}: peak {found / 1e6:8.1f} MB, limit {limit / 1e6:8.1f} MB{bound(found, limit)}"
+            f"world size {world_size:5}: peak {found / 1e6:8.1f} MB, limit {limit / 1e6:8.1f} MB{bound(found / 1e6, round(limit / 1e6))}"
         )
 
 
