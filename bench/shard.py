@@ -144,10 +144,8 @@ def memory(path: Path, worlds: list[int]) -> None:
     for world_size in worlds:
         found = in_a_process("peak", path, world_size, 1)
         rows = MetaFile(path, classes=CLASSES).n / world_size
-        limit = 1.25 * (own_bytes(path, world_size) + 8 * rows) + 40e6
-        print(
-            f"world size {world_size:5}: peak {found / 1e6:8.1f} MB, limit {limit / 1e6:8.1f} MB{bound(found / 1e6, round(limit / 1e6))}"
-        )
+        found, limit = found / 1e6, 1.25 * (own_bytes(path, world_size) + 8 * rows) / 1e6 + 40
+        print(f"world size {world_size:5}: peak {found:8.1f} MB, limit {limit:8.1f} MB{bound(found, round(limit, 1))}")
 
 
 def blocks(path: Path, worlds: list[int]) -> None:
