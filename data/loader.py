@@ -98,7 +98,7 @@ class Loader:
     @property
     def bad_limit(self) -> int:
         """How many samples of an epoch may be replaced, over all ranks."""
-        return math.floor(self._dataset.bad_budget * self.cut)
+        return math.floor(self._dataset.bad_budget * self.cut + 1e-9)  # 0.29 of 100 is 29
 
     def step_weight(self, position: int) -> float:
         """Sum of the weights, over all ranks, of the step that begins at `position`."""

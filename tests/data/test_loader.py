@@ -258,6 +258,9 @@ def test_the_budget(pictures: Any) -> None:
     meta.write_text("".join(f"p/{'no' if r < 3 else ''}{r:03d} x.png {r % 3}\n" for r in range(20)))
     mine = loader(meta, "rank", 0, 1, global_batch=4, on_error="replace", bad_budget=0.1)
     assert mine.bad_limit == 2
+    hundred = pictures.folder / "hundred.txt"
+    hundred.write_text("a.png 0\n" * 100)
+    assert loader(hundred, "rank", 0, 1, global_batch=100, bad_budget=0.29).bad_limit == 29  # 0.29 * 100 is below it
     with pytest.raises(
         TooManyBadError,
         match=r"3 samples of this epoch .* data\.bad_budget=0\.1 of 20 allows 2: 'data check --decode' names",
