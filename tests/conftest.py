@@ -7,7 +7,7 @@ it:
     2 tests not run, because there is no slurmctld here; cure: apt-get install slurm-wlm munge
         tests/system/test_requeue.py::test_time_limit
 
-RANKRUN_REQUIRE=slurm,netns,tmpfs (as CI sets it) turns such a gap into a failure. Any other skip is listed
+RANKRUN_REQUIRE=slurm,netns,tmpfs,ffmpeg (as CI sets it) turns such a gap into a failure. Any other skip is listed
 as well, so that none hides a gap.
 """
 

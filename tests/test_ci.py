@@ -41,7 +41,7 @@ def test_stages_and_exit_code(tmp_path: Path, fail: str, code: int, stages: list
     environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "FAIL": fail}
     done = subprocess.run([tmp_path / ".ci" / "run"], env=environment, capture_output=True, text=True)
     assert done.returncode == code, done.stderr
-    assert (tmp_path / "asked").read_text().splitlines() == [f"{stage} slurm,netns,tmpfs" for stage in stages]
+    assert (tmp_path / "asked").read_text().splitlines() == [f"{stage} slurm,netns,tmpfs,ffmpeg" for stage in stages]
     summary = done.stdout.partition("=== summary")[2]
     if "test" in stages:
         assert "FAILED tests/test_x.py::test_y" in summary
