@@ -116,6 +116,17 @@ class Census:
         pages: Rows = spans * PAGES_PER_SPAN + np.count_nonzero(passed < feeds[:, None], axis=1)
         return np.minimum(pages, (self.header.end - 1) // PAGE)
 
+    def page_of(self, feed: int) -> tuple[int, int]:
+        """The page of one line feed, as `pages_of` has it, and how many stand before that page."""
+        totals = self.totals
+        span = max(int(np.searchsorted(totals, feed)) - 1, 0)
+        page, before = span * PAGES_PER_SPAN, int(totals[span])
+        for count in self.counts[page : page + PAGES_PER_SPAN].tolist():
+            if before + count >= feed:
+                break
+            page, before = page + 1, before + count
+        return min(page, (self.header.end - 1) // PAGE), before
+
     def before_pages(self, pages: Rows) -> Rows:
         """Line feeds of the file before each of these pages."""
         spans = pages // PAGES_PER_SPAN
