@@ -210,7 +210,7 @@ class RankDataset(ImageRows):
 
     read="shard" takes the text of the own rows out of the file at the first use, checks each of them (RowError), and
     holds it in memory that workers share: its bytes and about 8 more per row. read="direct" fetches a row when it is
-    served (some 30 µs each); its memory does not grow with n.
+    served (some 70 µs each); its memory does not grow with n.
     """
 
     def __init__(
