@@ -44,10 +44,9 @@ def train(options: Options, world: World, settings: Settings, notice: Notice) ->
     from rankrun.training.supported import one_label_each
 
     log = Log(world.rank)
-    beat = Beat.open(os.environ.get("RANKRUN_BEAT"))
     device = choose_device(settings.train.device, world)
     settle(device, settings.train.threads, os.environ)
-    with ExitStack() as ways_out:
+    with Beat.open(os.environ.get("RANKRUN_BEAT")) as beat, ExitStack() as ways_out:
         group = ways_out.enter_context(process_group(world, device, rendezvous=options.runs / ".rendezvous"))
 
         # Data: every rank opens its part, and all make sure that it is the same data.
@@ -90,7 +89,7 @@ def train(options: Options, world: World, settings: Settings, notice: Notice) ->
         about = describe(settings, facts, device, decoder=train_set.decoder.name)
         progress = checkpoints.resume(model, optimiser, about["frozen"], allow_change=options.allow_change)
         network = distribute(model, group, device)
-        journal = Journal(run, group, log, settings, loader, train_set.meta.place, done=progress.step)
+        journal = Journal(run, group, log, beat, settings, loader, train_set.meta.place, done=progress.step)
         journal.begin(model, device, facts)
         rehearsal = Rehearsal(network)
         metrics, leaving, part = {}, None, 0  # part: this rank's micro-batches of the step so far
@@ -103,7 +102,7 @@ def train(options: Options, world: World, settings: Settings, notice: Notice) ->
         while leaving is None:
             # Between epochs, also when the run goes on from there: evaluate the weights that were saved.
             if data.val is not None and progress.wants_evaluation(settings):
-                tick = partial(beat.write, progress.step, 0, Phase.EVALUATE)
+                tick = partial(beat.write, progress.step, phase=Phase.EVALUATE)
                 metrics = evaluate(model, val_loader, val_set.transform.device, group, device, tick)
                 journal.evaluated(progress, metrics)
                 checkpoints.note_best(progress, metrics)
@@ -113,8 +112,9 @@ def train(options: Options, world: World, settings: Settings, notice: Notice) ->
 
             # An epoch, from the position where it was left. A batch is one micro-batch of this rank.
             model.train()
+            beat.write(progress.step, progress.position, Phase.START)
             for batch in journal.meter.waiting(loader.epoch(progress.epoch, progress.position, progress.loader)):
-                beat.write(progress.step, progress.position, Phase.STEP)
+                beat.write(progress.step, progress.position + part, Phase.STEP)
                 batch = batch.to(device, non_blocking=True)
                 rehearsal.once(lambda batch=batch: loss_of(batch))
                 is_last = batch.state_after is not None  # of this step

@@ -192,9 +192,10 @@ workers, micro batch, logging, saving and evaluating intervals, audit, launch). 
 its own with --name, or, when the change is meant, allow it key by key with --allow-change KEY; that is
 recorded.""",
     "E105": """The run folder has a live attempt: a launch that is still running holds it. Two launches that
-write one run would overwrite each other's checkpoints. Wait, stop the other launch, or use --name. A
-holder counts as dead when its process is gone (same machine, same boot) or when its heartbeat has not
-changed for 60 s as seen from here; then the folder is taken over and a line says so.""",
+write one run would overwrite each other's checkpoints. Wait, stop the other launch (`python launch.py stop
+RUN`, from any shell), or use --name. A holder counts as dead when its process is gone (same machine, same
+boot) or when its heartbeat has not changed for 60 s as seen from here; then the folder is taken over and a
+line says so.""",
     "E106": """A checkpoint can't be used: it is damaged, made by a newer version, holds another model's or
 shape's tensors, or belongs to data that has changed. Checkpoints are never loaded by running code in
 them, and there is no fallback that would. Damaged ones among a run's own are passed over by themselves;
@@ -267,8 +268,10 @@ command goes on with the next sample.""",
     "93": """Three attempts in a row ended without a new checkpoint. Another try would end like them: don't
 requeue, read the verdicts in attempts/.""",
     "124": """A rank hung. Python stacks of all ranks are in attempts/NNNN/stacks/. Requeued as configured.""",
-    "130": "A person interrupted the run (Ctrl-C); it was saved. The same command goes on.",
-    "143": "A person stopped the run (`stop`, or SIGTERM outside SLURM); it was saved. The same command goes on.",
+    "130": """A person interrupted the run (Ctrl-C); it was saved. The same command goes on, and so does
+`python launch.py resume RUN`.""",
+    "143": """A person stopped the run (`stop`, or SIGTERM outside SLURM); it was saved. After `stop` it stays
+stopped until `python launch.py resume RUN`, which goes on; after SIGTERM the same command goes on, too.""",
 }
 
 

@@ -13,6 +13,7 @@ as well, so that none hides a gap.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
@@ -52,12 +53,12 @@ def _no_slurm() -> str | None:
 def _no_netns() -> str | None:
     if sys.platform != "linux":
         return _no_linux()
-    unshare = shutil.which("unshare")
-    if unshare is None:
-        return "there is no unshare command here"
+    absent = [name for name in ("unshare", "nsenter", "ip") if shutil.which(name) is None]
+    if absent:
+        return f"there is no {', '.join(absent)} command here"
     # As root directly, else inside a user namespace; containers often forbid both.
     for options in (["--net"], ["--user", "--map-root-user", "--net"]):
-        if subprocess.run([unshare, *options, "true"], capture_output=True, timeout=60).returncode == 0:
+        if subprocess.run(["unshare", *options, "true"], capture_output=True, timeout=60).returncode == 0:
             return None
     return "this machine does not let us make a network namespace"
 
@@ -82,11 +83,36 @@ def _no_ffmpeg() -> str | None:
     return None if shutil.which("ffmpeg") else "there is no ffmpeg here"
 
 
+@contextlib.contextmanager
+def memory_group() -> Iterator[Path]:
+    """A memory cgroup of our own; OSError where none can be made."""
+    v1, v2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
+    place = Path(tempfile.mkdtemp(prefix="rankrun-test-", dir=v1 if v1.is_dir() else v2))
+    try:
+        yield place
+    finally:
+        place.rmdir()
+
+
+@functools.cache
+def _no_memcg() -> str | None:
+    try:
+        with memory_group() as place:
+            limits = [name for name in ("memory.max", "memory.limit_in_bytes") if (place / name).exists()]
+    except OSError as error:
+        return f"no memory cgroup can be made here ({error.strerror})"
+    return None if limits else "a cgroup that is made here has no memory limit"
+
+
 NEEDS = {
     "linux": Need(_no_linux, "run on Linux"),
     "slurm": Need(_no_slurm, "apt-get install slurm-wlm munge"),
-    "netns": Need(_no_netns, "run as root, or allow user namespaces (sysctl kernel.unprivileged_userns_clone=1)"),
+    "netns": Need(
+        _no_netns,
+        "apt-get install iproute2, run as root or allow user namespaces (sysctl kernel.unprivileged_userns_clone=1)",
+    ),
     "tmpfs": Need(_no_tmpfs, "run as root, in a container with CAP_SYS_ADMIN"),
+    "memcg": Need(_no_memcg, "run as root on Linux, in a container with a writable /sys/fs/cgroup"),
     "ffmpeg": Need(_no_ffmpeg, "apt-get install ffmpeg"),
     "fashion-mnist": Need(_no_fashion_mnist, "apt-get install dataset-fashion-mnist"),
 }
@@ -144,3 +170,17 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
             for test in tests:
                 reporter.write_line(f"    {test}")
     return result
+
+
+@pytest.fixture
+def memcg() -> Iterator[Callable[[int, list[str]], list[str]]]:
+    """`memcg(limit_bytes, words)`: the words of a command that runs in a memory cgroup with that limit."""
+    with contextlib.ExitStack() as groups:
+
+        def within(limit_bytes: int, words: list[str]) -> list[str]:
+            place = groups.enter_context(memory_group())
+            name = "memory.max" if (place / "memory.max").exists() else "memory.limit_in_bytes"
+            (place / name).write_text(str(limit_bytes))
+            return ["sh", "-c", f'echo $$ > {place}/cgroup.procs && exec "$@"', "sh", *words]
+
+        yield within

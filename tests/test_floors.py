@@ -31,9 +31,10 @@ TORCH_LIBRARIES = {"torch", "torchvision", "torchmetrics", "safetensors", "matpl
 DATA_UPPER = {"agreement", "clips", "datasets", "decode", "erasing", "loader", "reading", "sampler", "sampling"}
 DATA_UPPER |= {"transforms", "verbs.grid", "verbs.inspection", "verbs.shrink", "workers"}
 # Modules of rankrun.launch that run in the agent or in the processes it forks; with training the only torch in rankrun.
-AGENT = {"agent", "local", "rank", "rendezvous"}
+AGENT = {"agent", "local", "meeting", "rank"}
 # launch.py and the console command share one door, cli.py.
 DOORS = {"launch.py", "rankrun/launch/cli.py", "rankrun/__main__.py", "train.py", "predict.py", "data/__main__.py"}
+DOORS |= {"rankrun/training/preflight.py"}  # a program that every rank runs
 
 
 @dataclass(frozen=True)

@@ -293,6 +293,16 @@ class Launch(Section):
         int, FREE, Field(ge=0, le=_MOST, description=("failures after which the run is given up"))
     ] = 3
     grace_s: Annotated[float, FREE, Field(gt=0, description=("seconds that ranks get to save after a notice"))] = 30.0
+    hang_timeout_s: Annotated[
+        Annotated[float, Field(ge=1)] | None,
+        FREE,
+        Field(
+            description=(
+                "seconds without a sign of life in any phase after which it is a hang; null: five times what is usual "
+                "in that phase, at least 30 s, and 30 min for what the run has not been through yet"
+            )
+        ),
+    ] = None
 
 
 class Settings(Section):

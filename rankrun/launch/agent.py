@@ -1,6 +1,7 @@
-"""The agent: torch elastic's loop over our processes and our rendezvous. The one module of the launcher with torch.
+"""The agent: torch elastic's loop over our processes and our rendezvous, one agent per node.
 
-elastic decides when to start, restart and end; what is here tells it how the ranks are and does what it decides.
+elastic decides when to start, restart and end; what is here tells it how the ranks are and does what it decides. What
+several nodes have to agree on goes through the team: on a single machine it agrees with itself at once.
 """
 
 from __future__ import annotations
@@ -10,301 +11,504 @@ import errno
 import json
 import os
 import signal
-import socket
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from torch.distributed import Store  # type: ignore[attr-defined]  # re-exported by a star
 from torch.distributed.elastic.agent.server.api import (
     RunResult,
     SimpleElasticAgent,
+    Worker,
     WorkerGroup,
     WorkerSpec,
     WorkerState,
 )
-from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from rankrun.beat import Phase
+from rankrun.beat import Phase, Reading
 from rankrun.errors import ExitCode, MachineError, SaveError
+from rankrun.launch import stacks
+from rankrun.launch.attempt import Attempt
+from rankrun.launch.keeper import Keeper
+from rankrun.launch.meeting import TeamRendezvous
+from rankrun.launch.nodes.member import Dismissed
+from rankrun.launch.nodes.messages import Decision
+from rankrun.launch.nodes.place import Place, gloo_interface
+from rankrun.launch.nodes.team import Abandoned, Refused, Team
+from rankrun.launch.oom import OomKiller
 from rankrun.launch.plan import RunPlan
-from rankrun.launch.rendezvous import FreshStoreRendezvous
+from rankrun.launch.rank_end import RankEnd
 from rankrun.launch.screen import Screen
 from rankrun.launch.signals import CODE_OF
-from rankrun.launch.verdict import RankEnd, Verdict, judge
-from rankrun.launch.warm import RankStart
-from rankrun.launch.workers import BeatMap, Exit, Workers
-from rankrun.runfolder import Claim, write_atomically
+from rankrun.launch.verdict import Verdict, judge
+from rankrun.launch.watch import Hang, Watch, merge
+from rankrun.launch.workers import Exit, Workers
+from rankrun.runfolder import Claim, RunFolder, write_atomically
 
-_TICK_S = 1.0  # heartbeat and deadlines; ends of ranks and signals wake the agent at once
+_TICK_S = 1.0  # deadlines and the watch; ends of ranks, signals and other nodes wake the agent at once
 _SETTLE_S = 0.3  # after a first failure, for ranks that fail by themselves to say so before they are stopped
 _NO_PROGRESS_FAILURES = 3
 
 
-@dataclass
-class Attempt:
-    """One start of all ranks."""
-
-    number: int
-    folder: Path
-    beats: dict[int, BeatMap] = field(default_factory=dict)
-
-    @property
-    def errors(self) -> Path:
-        return self.folder / "errors"
-
-    def error_file(self, rank: int) -> Path:
-        """Where a rank says what ended it."""
-        return self.errors / f"rank-{rank:05d}.json"
-
-
 class Agent(SimpleElasticAgent):
-    """Runs a plan's ranks on this machine until they are done, have failed for good, or have been told to leave."""
+    """Runs a plan's ranks on this node until they are done, have failed for good, or have been told to leave."""
 
-    def __init__(self, plan: RunPlan, claim: Claim, workers: Workers, screen: Screen) -> None:
+    def __init__(
+        self,
+        plan: RunPlan,
+        run: RunFolder,
+        claim: Claim | None,
+        workers: Workers,
+        screen: Screen,
+        team: Team,
+        place: Place | None,
+        keeper: Keeper | None,
+    ) -> None:
+        """`claim` and `keeper` are node 0's: one node holds the run folder for all."""
+        self._meeting_place = TeamRendezvous(
+            plan.run_id, team, place, self._next_attempt, port=plan.store_port, timeout_s=plan.read_timeout_s
+        )
         spec = WorkerSpec(
-            role="default",
+            role=plan.role,
             local_world_size=plan.nproc,
-            rdzv_handler=FreshStoreRendezvous(plan.name),
+            rdzv_handler=self._meeting_place,
             entrypoint=plan.target.path,
             max_restarts=plan.max_restarts,
             monitor_interval=1e-3,  # elastic sleeps this long before it asks; our answer waits for events
         )
         super().__init__(spec)
-        self.verdict: Verdict | None = None
         self._plan = plan
+        self._run = run
         self._claim = claim
         self._workers = workers
         self._screen = screen
+        self._team = team
+        self._keeper = keeper
         self._attempt: Attempt | None = None
+        self._watch = self._new_watch()
+        self._oom = OomKiller()
+        self._hang: Hang | None = None  # of all nodes, on node 0
+        self._first_attempt = self._first_start = True
         self._heeded = 0  # signals acted on
         self._cause: signal.Signals | None = None  # of the notice
         self._grace_ends = 0.0
+        self._code: int = ExitCode.FAILED
         self._checkpoint_at_failure: str | None = None
         self._failures_without_progress = 0
 
     def launch(self) -> int:
-        """Run to the end; returns the launcher's exit code."""
+        """Run to the end; returns the launcher's exit code, the same on all nodes."""
         try:
-            result = self.run()
+            self.run()
+        except Abandoned:
+            number = self._workers.signals.told_to_leave or signal.SIGTERM
+            self._screen.say(f"{number.name}: nothing was started yet")
+            self._code = CODE_OF[number]
+        except Dismissed as end:
+            self._screen.say(str(end) or f"node 0 has ended the run (exit code {end.code})")
+            self._code = end.code
+        except Refused as refusal:
+            self._screen.say(f"node 0 refuses this node: {refusal}")
+            self._code = ExitCode.BAD_INPUT
+        except Exception as error:
+            self._code = int(getattr(error, "exit_code", ExitCode.FAILED))
+            raise
         finally:
             self._workers.end()
-        return self._exit_code(result)
+            self._team.leave(self._code)
+        return self._code
 
     # elastic's interface -----------------------------------------------------------------------------------------
 
+    def _assign_worker_ranks(
+        self, store: Store, group_rank: int, group_world_size: int, spec: WorkerSpec
+    ) -> list[Worker]:
+        """The agents have agreed on all of it already; elastic would ask a store, and wait there for dead nodes."""
+        meeting = self._meeting_place.meeting
+        assert meeting is not None
+        return [
+            Worker(
+                local_rank=local_rank,
+                global_rank=meeting.first_rank + local_rank,
+                role_rank=meeting.first_rank + local_rank,
+                world_size=meeting.world_size,
+                role_world_size=meeting.world_size,
+            )
+            for local_rank in range(spec.local_world_size)
+        ]
+
+    def _exit_barrier(self) -> None:
+        """Nothing: `Team.finish` has waited for all nodes, and heard of failures while it did."""
+
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        meeting = self._meeting_place.meeting
+        assert meeting is not None
+        if self._team.run_name is not None:  # node 0 has named the folder
+            self._run = RunFolder(self._plan.runs / self._team.run_name)
+        self._attempt = Attempt(self._plan, meeting, self._run, os.environ, self._network())
         try:
-            starts = self._prepare_attempt(worker_group)
+            starts = self._attempt.prepare()
         except OSError as error:
             kind = MachineError if error.errno in (errno.EMFILE, errno.ENFILE) else SaveError
             raise kind(f"an attempt of {self._plan.nproc} ranks can't be begun: {error}") from error
+        for local_rank in range(self._plan.nproc):
+            self._show(local_rank)
+        self._watch, self._hang = self._new_watch(), None
+        self._looked_into = False
+        self._oom = OomKiller()
+        self._say_status()
         return self._workers.start(starts)
 
-    def _prepare_attempt(self, worker_group: WorkerGroup) -> list[RankStart]:
-        """The folder, logs and beats of one more attempt, and what each rank is told."""
-        number = self._claim.attempt if self._attempt is None else self._claim.next_attempt()
-        folder = self._claim.folder
-        attempt = self._attempt = Attempt(number, folder.attempt(number))
-        attempt.errors.mkdir()
-        starts = []
-        for worker in worker_group.workers:
-            rank, log = worker.global_rank, folder.log_file(number, worker.global_rank)
-            beat = attempt.beats[worker.local_rank] = BeatMap(attempt.folder, rank)
-            environment = self._torchrun_environment(worker_group, worker.local_rank) | {
-                "TORCHELASTIC_ERROR_FILE": str(attempt.error_file(rank).absolute()),
-                "RANKRUN_RUN_DIR": str(folder.path.absolute()),
-                "RANKRUN_ATTEMPT": str(number),
-                "RANKRUN_BEAT": beat.path,
-            }
-            is_ours = self._plan.settings is not None
-            starts.append(RankStart(worker.local_rank, environment, str(log), rank == 0, holds_notices=is_ours))
-            if rank == 0 or not is_ours:
-                self._screen.show(log, prefix=None if rank == 0 else f"[{rank}] ")
-        return starts
+    def _network(self) -> dict[str, str]:
+        """What gloo has to be told where this machine's own name leads to loopback."""
+        interface = gloo_interface(self._team.here, os.environ)
+        if interface is None:
+            return {}
+        if self._first_start:
+            self._screen.say(f"GLOO_SOCKET_IFNAME={interface}: this machine's name leads to no address for others")
+        self._first_start = False
+        return {"GLOO_SOCKET_IFNAME": interface}
 
-    def _torchrun_environment(self, group: WorkerGroup, local_rank: int) -> dict[str, str]:
-        """What torchrun sets for this rank, with its values; a test compares them with a real torchrun's."""
-        worker, spec = group.workers[local_rank], group.spec
-        return {
-            "RANK": str(worker.global_rank),
-            "LOCAL_RANK": str(local_rank),
-            "WORLD_SIZE": str(worker.world_size),
-            "LOCAL_WORLD_SIZE": str(spec.local_world_size),
-            "GROUP_RANK": str(group.group_rank),
-            "GROUP_WORLD_SIZE": str(group.group_world_size),
-            "ROLE_RANK": str(worker.role_rank),
-            "ROLE_WORLD_SIZE": str(worker.role_world_size),
-            "ROLE_NAME": spec.role,
-            "MASTER_ADDR": str(group.master_addr),
-            "MASTER_PORT": str(group.master_port),
-            "TORCHELASTIC_RESTART_COUNT": str(spec.max_restarts - self._remaining_restarts),
-            "TORCHELASTIC_MAX_RESTARTS": str(spec.max_restarts),
-            "TORCHELASTIC_RUN_ID": spec.rdzv_handler.get_run_id(),
-            "TORCHELASTIC_USE_AGENT_STORE": str(spec.rdzv_handler.use_agent_store),
-            "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT",
-            "TORCH_NCCL_ASYNC_ERROR_HANDLING": os.environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"),
-        }
+    def _new_watch(self) -> Watch:
+        return Watch(limit_s=self._plan.hang_timeout_s, cooperates=self._plan.settings is not None)
+
+    def _show(self, local_rank: int) -> None:
+        attempt, terminal = self._attempt, self._plan.terminal
+        assert attempt is not None
+        rank = attempt.rank(local_rank)
+        shown = terminal.shown(rank, local_rank)
+        if shown == "none":
+            return
+        log = attempt.error_log(local_rank) if shown == "stderr" else attempt.log_file(local_rank)
+        prefix = terminal.prefix(self._plan.role, rank, local_rank, self._team.host)
+        to_stderr = shown == "stderr"
+        self._screen.show(log or attempt.log_file(local_rank), prefix, key=local_rank, to_stderr=to_stderr)
+
+    def _next_attempt(self) -> int:
+        """On node 0. The claim has begun the first one."""
+        assert self._claim is not None
+        first, self._first_attempt = self._first_attempt, False
+        try:
+            return self._claim.attempt if first else self._claim.next_attempt()
+        except OSError as error:
+            raise SaveError(f"an attempt can't be begun: {error}") from error
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         self._workers.wait(_TICK_S)
-        with contextlib.suppress(OSError):  # a hiccup of the file system; the next beat comes in a second
-            self._claim.beat()
-        self._heed_signals()
+        self._heed()
         if self._cause is not None and time.monotonic() >= self._grace_ends:
-            self._remaining_restarts = 0
-            self._workers.stop()
-        if self._workers.parent_gone or self._failures():
-            self._settle()
-            return self._failed(worker_group)
+            self._workers.stop(self._plan.stop_grace_s)
+        self._look_for_hang()
+        if self._workers.parent_gone or self._failures() or self._hang is not None:
+            self._team.announce(hangs=self._hang is not None)
+            return self._failed()
+        if self._team.failed():
+            return self._failed()
+        self._say_status()
         if self._workers.running:
             return RunResult(WorkerState.HEALTHY)
-        return RunResult(WorkerState.SUCCEEDED, {w.global_rank: None for w in worker_group.workers})
+        saved = any(end.code == ExitCode.SAVED for end in self._workers.exits.values())
+        code = self._team.finish(saved, self._code_of_success)
+        if code is None:
+            return RunResult(WorkerState.HEALTHY)
+        self._code = code
+        return RunResult(WorkerState.SUCCEEDED, {worker.global_rank: None for worker in worker_group.workers})
 
     def _stop_workers(self, worker_group: WorkerGroup) -> None:
         self._shutdown()
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
-        self._workers.stop()
+        self._workers.stop(self._plan.stop_grace_s)
         if self._attempt is not None:
-            for beat in self._attempt.beats.values():
-                beat.close()
-            self._attempt.beats.clear()
+            self._attempt.close()
 
-    # what happened -----------------------------------------------------------------------------------------------
+    # being told to leave -----------------------------------------------------------------------------------------
 
-    def _heed_signals(self) -> None:
+    def _heed(self) -> None:
         """The first signal is a notice: save and leave. A second SIGINT, or any other one after it, is an order."""
+        if self._keeper is not None and self._keeper.error is not None:
+            raise self._keeper.error
         for number in self._workers.signals.seen[self._heeded :]:
             self._heeded += 1
-            if self._cause is None:
-                self._cause = number
-                self._grace_ends = time.monotonic() + self._plan.grace_s
-                self._remaining_restarts = 0
-                self._workers.notice(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
-                self._screen.say(self._notice_in_words(number))
-            elif number != signal.SIGUSR2:
-                self._screen.say(f"{_NOTICE[number]} again: stopping now")
-                self._grace_ends = 0.0
+            if number == signal.SIGUSR1:
+                self._workers.signal_ranks(number, only_if_heard=True)
+                self._screen.say("SIGUSR1: passed on to the ranks that listen for it")
+            else:
+                self._team.tell(number)
+                self._leave_for(number, _SIGNAL.get(number, number.name))
+        for number in self._team.told():
+            self._leave_for(number, f"{number.name} on another node")
+        if self._keeper is not None and self._keeper.stop_wanted and self._cause is None:
+            self._team.tell(signal.SIGTERM)
+            self._leave_for(signal.SIGTERM, "stop")
 
-    def _notice_in_words(self, number: signal.Signals) -> str:
-        what = "saving and leaving" if self._plan.settings is not None else "passed on to the ranks, which may leave"
-        more = "; once more leaves now" if number == signal.SIGINT else ""
-        return f"{_NOTICE[number]}: {what} within {self._plan.grace_s:g} s{more}"
+    def _leave_for(self, number: signal.Signals, words: str) -> None:
+        if number == signal.SIGQUIT:
+            self._screen.say(f"{words}: stacks of all ranks, then the end")
+            self._gather_stacks()
+            self._cause, self._grace_ends = number, 0.0
+        elif self._cause is None:
+            self._cause = number
+            self._grace_ends = time.monotonic() + self._plan.grace_s
+            self._workers.notice(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+            ours = self._plan.settings is not None
+            what = "saving and leaving" if ours else "passed on to the ranks, which may leave"
+            more = "; once more leaves now" if number == signal.SIGINT else ""
+            self._screen.say(f"{words}: {what} within {self._plan.grace_s:g} s{more}")
+        elif number != signal.SIGUSR2:
+            self._screen.say(f"{words} again: stopping now")
+            self._grace_ends = 0.0
+
+    # how the ranks are -------------------------------------------------------------------------------------------
 
     def _failures(self) -> list[Exit]:
         """Ranks that ended badly by themselves. 75 is no failure of a program that cooperates."""
-        fine = {0, ExitCode.SAVED}
-        return [
-            end
-            for end in self._workers.exits.values()
-            if end.code not in (fine if self._cooperates(end.local_rank) else {0})
-        ]
+        return [end for end in self._workers.exits.values() if self._is_bad(end)]
+
+    def _is_bad(self, end: Exit) -> bool:
+        if not self._cooperates(end.local_rank):
+            return end.code != 0
+        return end.code not in (0, ExitCode.SAVED) or self._left_early(end)
+
+    def _left_early(self, end: Exit) -> bool:
+        """Whether a rank that cooperates left with 0 and without the word that its program is done."""
+        reading = self._reading(end.local_rank)
+        return end.code == 0 and reading is not None and reading.opened and reading.phase != Phase.DONE
+
+    def _reading(self, local_rank: int) -> Reading | None:
+        beat = self._attempt.beats.get(local_rank) if self._attempt is not None else None
+        return beat.read() if beat is not None else None
 
     def _cooperates(self, local_rank: int) -> bool:
         """Whether this rank knows of us: a config's train.py, or any program that has opened its beat."""
-        if self._plan.settings is not None:
-            return True
-        beat = self._attempt.beats.get(local_rank) if self._attempt is not None else None
-        return beat is not None and beat.read().opened
+        reading = self._reading(local_rank)
+        return self._plan.settings is not None or (reading is not None and reading.opened)
+
+    def _look_for_hang(self) -> None:
+        """Ask the watch, except while a person is attached, or ranks are leaving within their grace."""
+        attempt = self._attempt
+        if attempt is None or self._plan.terminal.attached or self._cause is not None:
+            return
+        readings, outputs = {}, {}
+        for local_rank in self._workers.running:
+            rank = attempt.rank(local_rank)
+            if (reading := self._reading(local_rank)) is not None:
+                readings[rank] = reading
+            outputs[rank] = _size(attempt.log_file(local_rank)) + _size(attempt.error_log(local_rank))
+        own = self._watch.look(readings, outputs, time.monotonic_ns())
+        if own is not None and not self._looked_into and stacks.attended(*self._stacks_of(attempt)):
+            self._watch.excuse()
+            own = None
+        self._looked_into = own is not None
+        said = self._team.all_hang(own.as_message() if own is not None else None, runs=bool(readings))
+        hangs = {node: hang for node, one in (said or {}).items() if (hang := Hang.from_message(one)) is not None}
+        self._hang = merge(hangs) if hangs else None
+
+    def _stacks_of(self, attempt: Attempt) -> tuple[dict[int, int], dict[int, stacks.StacksFile], Callable[[], None]]:
+        running = {attempt.rank(one): one for one in self._workers.running if one in self._workers.pids}
+        return (
+            {rank: self._workers.pids[local_rank] for rank, local_rank in running.items()},
+            {rank: attempt.stacks[local_rank] for rank, local_rank in running.items()},
+            lambda: self._workers.signal_ranks(stacks.STACKS_SIGNAL, only_if_heard=True),
+        )
+
+    def _gather_stacks(self) -> dict[int, stacks.Stack]:
+        """Write what all ranks of this node are doing into the run folder; by global rank."""
+        attempt = self._attempt
+        if attempt is None or self._workers.parent_gone:
+            return {}
+        pids, files, ask = self._stacks_of(attempt)
+        locals_ = {attempt.rank(one): one for one in self._workers.running}
+        logs = {rank: attempt.error_log(locals_[rank]) or attempt.log_file(locals_[rank]) for rank in pids}
+        found = stacks.gather(pids, files, ask, self._run.stacks(attempt.number), logs=logs)
+        if found:
+            self._screen.say(f"stacks of all ranks: {self._run.stacks(attempt.number)}")
+        return found
+
+    def _say_status(self) -> None:
+        """What `status` and `list` show of this launch, in the keeper's next beat."""
+        if self._keeper is None:
+            return
+        readings = [reading for one in self._workers.running if (reading := self._reading(one)) is not None]
+        opened = [reading for reading in readings if reading.opened]
+        if not opened:
+            known = self._plan.settings is None and bool(self._workers.pids)
+            self._keeper.status = "running" if known else "starting"
+            return
+        last = min(opened, key=lambda reading: reading.step)
+        self._keeper.status = f"{_STATUS.get(last.phase, 'running')} step {last.step}"
+
+    # a failure ---------------------------------------------------------------------------------------------------
+
+    def _failed(self) -> RunResult:
+        """End the attempt on all nodes while its evidence is fresh, and do what is decided."""
+        attempt = self._attempt
+        assert attempt is not None
+        found: dict[int, stacks.Stack] = {}
+        if self._hang is not None or self._team.wants_stacks:
+            found = self._gather_stacks()
+        else:
+            self._settle()
+        report = self._report(found)
+        self._workers.stop(self._plan.stop_grace_s)
+        report["ends"] = [end.as_message(time.monotonic_ns()) for end in self._ends(attempt)]
+        decision = self._team.conclude(report, self._judge)
+        self._code = decision.exit_code
+        if self._team.node != 0 and decision.line:
+            self._screen.say(decision.line)
+        self._remaining_restarts = int(decision.restart)  # all that elastic asks of it
+        if decision.restart and self._keeper is not None:
+            self._keeper.status = "restarting"
+        return RunResult(WorkerState.FAILED)
 
     def _settle(self) -> None:
         deadline = time.monotonic() + _SETTLE_S
         while self._workers.running and not self._workers.parent_gone and time.monotonic() < deadline:
             self._workers.wait(max(0.0, deadline - time.monotonic()))
 
-    def _failed(self, worker_group: WorkerGroup) -> RunResult:
-        """Judge the attempt while its evidence is fresh, and take back restarts that could not help."""
-        attempt = self._attempt
-        assert attempt is not None
-        cooperating = all(self._cooperates(worker.local_rank) for worker in worker_group.workers)
-        started = any(beat.read().phase != Phase.START for beat in attempt.beats.values())
-        if self._workers.parent_gone:
-            self._remaining_restarts = 0
-        self._workers.stop()
-        verdict = judge(
-            [self._rank_end(worker.global_rank, worker.local_rank) for worker in worker_group.workers],
-            host=socket.gethostname(),
-            attempt=attempt.number,
-            cooperating=cooperating,
-            parent_gone=self._workers.parent_gone,
-            notice=self._cause.name if self._cause is not None else None,
-        )
-        self._count_progress(verdict, cooperating)
-        if verdict.exit_code == ExitCode.BAD_INPUT or (cooperating and not started and verdict.is_exception):
-            self._remaining_restarts = 0  # a mistake in config or code is the same mistake the second time
-        self.verdict = verdict
-        if self._cause is None or not verdict.root.is_consequence:
-            for line in verdict.lines(self._screen.shows):
-                self._screen.say(line)
-        if self._remaining_restarts > 0:
-            most = self._worker_group.spec.max_restarts
-            self._screen.say(f"restart {most - self._remaining_restarts + 1} of {most}")
-        try:
-            write_atomically(
-                self._claim.folder.verdict_file(attempt.number), json.dumps(verdict.as_dict(), indent=1) + "\n"
-            )
-        except OSError as error:
-            self._screen.say(f"verdict.json could not be written: {error.strerror}")
-        failures = {
-            end.rank: ProcessFailure(end.local_rank, end.pid, end.code, error_file="")
-            for end in verdict.ends
-            if end.code not in (0, None)
+    def _report(self, found: Mapping[int, stacks.Stack]) -> dict[str, Any]:
+        """What node 0 needs to judge, apart from the ends, while the beats can still be read."""
+        readings = {one: reading for one in range(self._plan.nproc) if (reading := self._reading(one)) is not None}
+        return {
+            "host": self._team.host,
+            "cooperating": all(self._cooperates(one) for one in range(self._plan.nproc)),
+            "started": any(reading.started for reading in readings.values()),
+            "parent_gone": self._workers.parent_gone,
+            "oom": self._oom.killed_since(),
+            "stacks": [stack.as_message() for stack in found.values()],
         }
-        return RunResult(WorkerState.FAILED, failures=failures)
 
-    def _count_progress(self, verdict: Verdict, cooperating: bool) -> None:
-        if not cooperating:
-            return
-        newest = self._newest_checkpoint()
-        same = newest == self._checkpoint_at_failure
-        self._failures_without_progress = self._failures_without_progress + 1 if same else 1
-        self._checkpoint_at_failure = newest
-        if self._failures_without_progress >= _NO_PROGRESS_FAILURES and verdict.exit_code != ExitCode.BAD_INPUT:
-            self._remaining_restarts = 0
-            verdict.exit_code = ExitCode.NO_PROGRESS
-            verdict.advice = f"{_NO_PROGRESS_FAILURES} failures in a row without a new checkpoint; not tried again"
+    def _ends(self, attempt: Attempt) -> list[RankEnd]:
+        return [self._rank_end(attempt, local_rank) for local_rank in range(self._plan.nproc)]
 
-    def _newest_checkpoint(self) -> str:
-        return max((path.name for path in self._claim.folder.checkpoints.glob("step-????????")), default="")
-
-    def _rank_end(self, rank: int, local_rank: int) -> RankEnd:
-        assert self._attempt is not None
+    def _rank_end(self, attempt: Attempt, local_rank: int) -> RankEnd:
         end = self._workers.exits.get(local_rank)
         code = end.code if end is not None else None
         return RankEnd.read(
-            rank=rank,
+            rank=attempt.rank(local_rank),
             local_rank=local_rank,
+            node=self._team.node,
+            host=self._team.host,
             pid=self._workers.pids.get(local_rank, 0),
             code=code,
             ns=end.ns if end is not None else time.monotonic_ns(),
             ordered=end is None or end.stopped or (self._cause is not None and code in _OBEYED),
-            error_file=self._attempt.error_file(rank),
-            log_file=self._claim.folder.log_file(self._attempt.number, rank),
+            early=end is not None and self._left_early(end),
+            error_file=attempt.error_file(local_rank),
+            log_file=attempt.log_file(local_rank),
+            error_log=attempt.error_log(local_rank),
         )
 
-    def _exit_code(self, result: RunResult) -> int:
+    def _judge(self, reports: Mapping[int, dict[str, Any]], lost: Mapping[int, str]) -> Decision:
+        """Node 0's verdict on an attempt, and what all nodes do now; another node's own where node 0 is gone."""
+        attempt = self._attempt
+        assert attempt is not None
+        now = time.monotonic_ns()
+        ends = [
+            end
+            for report in reports.values()
+            for message in report.get("ends") or ()
+            if (end := RankEnd.from_message(message, int(report.get("arrived_ns", now)))) is not None
+        ]
+        cooperating = all(report.get("cooperating") is True for report in reports.values())
+        hang = self._hang
+        said = [stacks.Stack.from_message(one) for report in reports.values() for one in report.get("stacks") or ()]
+        stood = {stack.rank: stack for stack in said if stack is not None}
+        if hang is not None:
+            hang = stacks.narrow(hang, stood)
+        verdict = judge(
+            ends,
+            attempt=attempt.number,
+            cooperating=cooperating,
+            notice=self._cause.name if self._cause is not None else None,
+            parent_gone={n: str(report.get("host")) for n, report in reports.items() if report.get("parent_gone")},
+            lost=lost,
+            hang=hang,
+            stood={rank: stack.where for rank, stack in stood.items()},
+            oom={node: report.get("oom") for node, report in reports.items()},
+        )
+        restart = self._may_restart(verdict, cooperating, any(report.get("started") for report in reports.values()))
+        if self._cause is None or verdict.by_itself:
+            for line in verdict.lines(self._screen.shows):
+                self._screen.say(line)
+        if restart:
+            self._screen.say(f"restart {self._team.restarts + 1} of {self._plan.max_restarts}")
+        self._keep(attempt, verdict)
+        return Decision(restart, self._code_of_failure(verdict), verdict.what)
+
+    def _may_restart(self, verdict: Verdict, cooperating: bool, started: bool) -> bool:
+        """Whether another try could end otherwise, and is left."""
+        if self._cause is not None or verdict.exit_code == ExitCode.BAD_INPUT:
+            return False
+        if verdict.parent_gone:
+            return False  # this node can start no rank any more
+        if cooperating and not started and verdict.is_exception:
+            return False  # a mistake in config or code is the same mistake the second time
+        if cooperating and not self._made_progress(verdict):
+            return False
+        return self._team.restarts < self._plan.max_restarts
+
+    def _made_progress(self, verdict: Verdict) -> bool:
+        newest = self._newest_checkpoint()
+        same = newest == self._checkpoint_at_failure
+        self._failures_without_progress = self._failures_without_progress + 1 if same else 1
+        self._checkpoint_at_failure = newest
+        if self._failures_without_progress < _NO_PROGRESS_FAILURES:
+            return True
+        verdict.exit_code = ExitCode.NO_PROGRESS
+        verdict.advice = f"{_NO_PROGRESS_FAILURES} failures in a row without a new checkpoint; not tried again"
+        return False
+
+    def _newest_checkpoint(self) -> str:
+        return max((path.name for path in self._run.checkpoints.glob("step-????????")), default="")
+
+    def _keep(self, attempt: Attempt, verdict: Verdict) -> None:
+        file = self._run.verdict_file(attempt.number)
+        if self._team.node != 0 and file.exists():
+            return  # node 0's, on a disk that both see
+        try:
+            write_atomically(file, json.dumps(verdict.as_dict(), indent=1) + "\n")
+        except OSError as error:
+            self._screen.say(f"verdict.json could not be written: {error.strerror}")
+
+    # exit codes --------------------------------------------------------------------------------------------------
+
+    def _code_of_failure(self, verdict: Verdict) -> int:
         """75, 130 and 143 mean *saved*, so a rank that failed by itself while it was told to leave gives its own."""
-        if result.is_failed():
-            assert self.verdict is not None
-            if self._cause is None or not self.verdict.root.is_consequence:
-                return self.verdict.exit_code
-            if self._plan.settings is not None:
-                newest = self._newest_checkpoint()
-                where = f"it goes on from {newest}" if newest else "it begins anew"
-                self._screen.say(f"stopped before it had saved; {where}")
-            return CODE_OF[self._cause]
-        saved = any(end.code == ExitCode.SAVED for end in self._workers.exits.values())
+        if self._cause is None or verdict.by_itself:
+            return verdict.exit_code
+        if self._plan.settings is not None:
+            newest = self._newest_checkpoint()
+            where = f"it goes on from {newest}" if newest else "it begins anew"
+            self._screen.say(f"stopped before it had saved; {where}")
+        return CODE_OF[self._cause]
+
+    def _code_of_success(self, saved: bool) -> int:
         if self._cause is not None and (saved or self._plan.settings is None):
             return CODE_OF[self._cause]
-        return ExitCode.SAVED if saved else ExitCode.DONE
+        if saved:
+            return ExitCode.SAVED
+        if self._plan.settings is not None and not self._run.final_file.exists():
+            name = self._run.final_file.name
+            self._screen.say(f"all ranks left with 0, but train.py wrote no {name}: it did not finish")
+            return ExitCode.FAILED
+        return ExitCode.DONE
 
 
-_NOTICE = {
-    signal.SIGINT: "Ctrl-C",
-    signal.SIGHUP: "the terminal was closed",
-    signal.SIGTERM: "SIGTERM",
-    signal.SIGUSR2: "SIGUSR2",
+def _size(path: os.PathLike[str] | None) -> int:
+    with contextlib.suppress(OSError):
+        return os.stat(path).st_size if path is not None else 0
+    return 0
+
+
+_SIGNAL = {signal.SIGINT: "Ctrl-C", signal.SIGHUP: "the terminal was closed", signal.SIGQUIT: "Ctrl-\\"}
+
+_STATUS = {
+    Phase.START: "starting",
+    Phase.STEP: "running train",
+    Phase.EVALUATE: "running evaluation after",
+    Phase.SAVE: "saving",
+    Phase.DONE: "running end of",
 }
 
 # How a program ends that obeys a signal which was passed on to it.

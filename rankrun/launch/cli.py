@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rankrun import __version__
-from rankrun.errors import ExitCode, OptionError, did_you_mean, format_error, is_told
+from rankrun.errors import ExitCode, OptionError, RunFolderError, did_you_mean, format_error, is_told
 
 if TYPE_CHECKING:
     from rankrun.launch.local import Forked
@@ -18,8 +19,14 @@ if TYPE_CHECKING:
 _HELP = """\
 usage: launch.py VERB …
 
-  run TARGET …          start a run on this machine: a config (*.yaml), a Python script, -m MODULE,
-                        or with --no-python any command
+  run TARGET …          start a run: a config (*.yaml), a Python script, -m MODULE, or with
+                        --no-python any command
+  list                  all runs, the newest last
+  status [RUN]          what a run does, or how it ended
+  logs RUN [-f] [--rank N]
+                        what a rank has printed; -f follows a live run
+  stop RUN              let a run save and end, from any shell
+  resume RUN …          go on with a run that was stopped or has failed
   plan CONFIG …         ranks, batches, steps, memory and bytes read of a config; starts nothing
   config show|help|diff|schema …
                         values and where each came from; every key explained
@@ -28,9 +35,10 @@ usage: launch.py VERB …
   explain CODE          an error code (E102) or an exit code (75), at length
 
 launch.py VERB --help says more.
-Not built yet: submit, list, status, logs, stop, resume, doctor.
+Not built yet: submit, doctor.
 """
-_NOT_BUILT = ("submit", "list", "status", "logs", "stop", "resume", "doctor")
+_NOT_BUILT = ("submit", "doctor")
+_VERBS = ("run", "list", "status", "logs", "stop", "resume", "plan", "config", "data", "explain")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,9 +72,9 @@ def _told(words: list[str]) -> int | Forked:
         # Whoever read our output has left; Python would complain once more when it flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.FAILED
-    except KeyboardInterrupt:
-        print("rankrun: interrupted; nothing was started", file=sys.stderr)
-        return ExitCode.INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        print(f"rankrun: {str(interrupt) or 'interrupted'}; nothing was started", file=sys.stderr)
+        return int(getattr(interrupt, "exit_code", ExitCode.INTERRUPTED))
     except Exception as error:
         if not is_told(error) or "--debug" in words:
             raise
@@ -84,11 +92,46 @@ def _dispatch(words: list[str], env: Mapping[str, str]) -> int | Forked:
     verb, rest = words[0], words[1:]
     if verb == "run":
         return _run(rest, env)
-    if verb not in ("plan", "config", "data", "explain"):
+    if verb not in _VERBS:
         raise OptionError(_about_unknown(verb))
+    if verb == "resume":
+        return _resume(rest, env)
+    with _told_of_the_disk() if verb in ("list", "status", "logs", "stop") else contextlib.nullcontext():
+        return _verb(verb)(rest, env)
+
+
+def _verb(name: str) -> Callable[[list[str], Mapping[str, str]], int]:
+    """The function of a verb that starts nothing; nothing is imported for the others."""
+    if name == "list":
+        from rankrun.launch.life.listing import list_runs
+
+        return list_runs
+    if name == "status":
+        from rankrun.launch.life.status import status
+
+        return status
+    if name == "logs":
+        from rankrun.launch.life.logs import logs
+
+        return logs
+    if name == "stop":
+        from rankrun.launch.life.stopping import stop
+
+        return stop
     from rankrun.launch import verbs
 
-    return {"plan": verbs.plan, "config": verbs.config, "data": verbs.data, "explain": verbs.explain}[verb](rest, env)
+    return {"plan": verbs.plan, "config": verbs.config, "data": verbs.data, "explain": verbs.explain}[name]
+
+
+@contextlib.contextmanager
+def _told_of_the_disk() -> Iterator[None]:
+    """A run folder that can't be read, of another user or on a server that is gone, is no fault of ours to trace."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise RunFolderError(f"{error.filename or 'the run folder'} can't be read: {error.strerror}") from error
 
 
 def _about_unknown(verb: str) -> str:
@@ -96,7 +139,7 @@ def _about_unknown(verb: str) -> str:
         return f"{verb!r} is not built yet; launch.py --help lists what is"
     if verb.endswith((".yaml", ".yml", ".py")):
         return f"{verb!r} is no verb. Did you mean launch.py run {verb}?"
-    hint = did_you_mean(verb, ["run", "plan", "config", "data", "explain"])
+    hint = did_you_mean(verb, _VERBS)
     return f"unknown verb {verb[:80]!r}.{hint} launch.py --help lists them"
 
 
@@ -104,7 +147,7 @@ def _run(words: list[str], env: Mapping[str, str]) -> int | Forked:
     from rankrun.launch.options import parse_run, run_parser
 
     if _asks_for_help(words):
-        run_parser(env).print_help()
+        run_parser().print_help()
         return ExitCode.DONE
     options = parse_run(words, env)
 
@@ -117,7 +160,8 @@ def _run(words: list[str], env: Mapping[str, str]) -> int | Forked:
 
         settings = resolve(Path(options.target), options.words, env=env)
         plan = make_plan(options, env, settings, gpus=visible_gpus(env))
-        check_data(settings, plan.nproc, env, cache=index_folder(plan.runs))
+        if not plan.preflight:
+            check_data(settings, plan.nproc * plan.nnodes, env, cache=index_folder(plan.runs))
     else:
         plan = make_plan(options, env, None, gpus=visible_gpus(env))
     if options.dry_run:
@@ -127,6 +171,14 @@ def _run(words: list[str], env: Mapping[str, str]) -> int | Forked:
     from rankrun.launch.local import launch
 
     return launch(plan, ["launch.py", "run", *words], env)
+
+
+def _resume(words: list[str], env: Mapping[str, str]) -> int | Forked:
+    from rankrun.launch.life.resuming import resume
+
+    with _told_of_the_disk():
+        again = resume(words, env)
+    return again.code if again.code is not None else _run(list(again.words), env)
 
 
 def _asks_for_help(words: list[str]) -> bool:

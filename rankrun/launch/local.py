@@ -1,4 +1,4 @@
-"""A launch on this machine: claim the run folder, import torch once, fork the warm parent, be the agent.
+"""A launch on this node: claim the run folder (on node 0), import torch once, fork the warm parent, be the agent.
 
 One process becomes three kinds here, by fork. The warm parent and the ranks *return* through the frames of this
 module up to the door, so that a rank's program runs at the top of an ordinary interpreter and ends as one; therefore
@@ -7,28 +7,43 @@ no frame between a fork and the door holds a `with`, a `finally` or anything els
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import importlib.metadata
 import math
 import os
+import resource
+import secrets
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rankrun.errors import ExitCode, MachineError
+from rankrun.launch import rank
 from rankrun.launch.channel import Channel
-from rankrun.launch.plan import ASKED_FOR, RunPlan, Target, shadowed_by
+from rankrun.launch.keeper import Keeper
+from rankrun.launch.nodes.head import Head
+from rankrun.launch.nodes.member import Member
+from rankrun.launch.nodes.messages import Hello
+from rankrun.launch.nodes.place import Place, host_name, take_place
+from rankrun.launch.nodes.team import Team
+from rankrun.launch.plan import ASKED_FOR, RunPlan, Target, check_name, shadowed_by
 from rankrun.launch.process import adopt_orphans
-from rankrun.launch.rank import run, settle
 from rankrun.launch.screen import Screen, say
-from rankrun.launch.signals import CODE_OF, Signals
+from rankrun.launch.signals import CODE_OF, Signals, end_on_signals
 from rankrun.launch.warm import RankStart, WarmParent
 from rankrun.launch.workers import Workers
-from rankrun.runfolder import Claim, claim, write_atomically
+from rankrun.runfolder import Claim, RunFolder, claim, stopped_before, write_atomically
+from rankrun.runfolder.live import holder_of
+from rankrun.runfolder.stopping import name_for_verbs
 
 _LAST_WORDS_S = 2.0
+_SHARED_LIMIT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -41,42 +56,62 @@ class Forked:
 
     def run(self) -> int:
         """Become the rank and run its program; returns its exit code."""
-        settle(self.start)
-        return run(self.target, warm=self.warm)
+        rank.settle(self.start)
+        return rank.run(self.target, warm=self.warm)
 
 
 def launch(plan: RunPlan, argv: list[str], env: Mapping[str, str]) -> int | Forked:
     """Run the plan. Returns the launcher's exit code, and a Forked in each rank; the warm parent never comes back."""
-    claimed = _claim(plan, argv, env)
-    if claimed.finished:
-        say(f"this run is finished; {claimed.folder.final_file} has its figures. --name NAME starts another one")
-        return ExitCode.DONE
+    end_on_signals()
+    place = take_place(plan)
+    claimed, run = None, RunFolder(plan.folder)
+    if place is None or place.is_head:
+        # One node holds the folder for all; the others hear from it what the run is.
+        outcome = _open_folder(plan, argv, env)
+        if isinstance(outcome, int):
+            return outcome
+        claimed, run = outcome, outcome.folder
     try:
-        plan = _prepare(plan, claimed)
+        plan = _prepare(plan, run)
     except BaseException:  # Ctrl-C during the import of torch too: nothing has started, so nothing is left
-        claimed.withdraw()
+        if claimed is not None:
+            claimed.withdraw()
         raise
-    signals = Signals()
+    signals = Signals(plan.signals)
     ours, theirs = Channel.pair()
     parent_pid = os.fork()
     if parent_pid == 0:
         ours.close()
         signals.close()
+        if place is not None:
+            place.close_in_child()
         start = WarmParent(theirs, plan.preload).serve()
         if start is None:
             os._exit(ExitCode.DONE)
         return Forked(start, plan.target, plan.warm)
     theirs.close()
-    return _be_agent(plan, claimed, Workers(ours, parent_pid, signals))
+    return _be_agent(plan, run, claimed, place, Workers(ours, parent_pid, signals))
 
 
-def _prepare(plan: RunPlan, claimed: Claim) -> RunPlan:
+def _open_folder(plan: RunPlan, argv: list[str], env: Mapping[str, str]) -> Claim | int:
+    """The run folder, held; or the exit code of a launch that has nothing to do."""
+    if not plan.new_folder and (line := stopped_before(RunFolder(plan.folder))) is not None:
+        say(line)
+        return ExitCode.STOPPED
+    claimed = _claim(plan, argv, env)
+    if claimed.finished:
+        say(f"this run is finished; {claimed.folder.final_file} has its figures. --name NAME starts another one")
+        return ExitCode.DONE
+    return claimed
+
+
+def _prepare(plan: RunPlan, run: RunFolder) -> RunPlan:
     """Everything that must have happened before the fork; the plan, now with what only the import could show."""
     os.environ.update(plan.environment)
     if plan.settings is not None:
         # Every rank reads the one config.yaml of the run folder, and hears which changes were allowed.
         allowed = (word for key in plan.allow_change for word in ("--allow-change", key))
-        plan = replace(plan, target=replace(plan.target, arguments=(str(claimed.folder.config_file), *allowed)))
+        plan = replace(plan, target=replace(plan.target, arguments=(str(run.config_file), *allowed)))
     if plan.warm:
         _import_torch()
         shadowed = shadowed_by(plan.target, sys.modules)
@@ -93,7 +128,15 @@ def _claim(plan: RunPlan, argv: list[str], env: Mapping[str, str]) -> Claim:
     folder = plan.folder
     if plan.new_folder:
         folder = _unused(folder.with_name(f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}"))
-    return claim(folder, settings=plan.settings, command=argv, allow_change=plan.allow_change, env=env, say=say)
+    return claim(
+        folder,
+        settings=plan.settings,
+        command=argv,
+        allow_change=plan.allow_change,
+        resume=plan.resume_words(folder.name),
+        env=env,
+        say=say,
+    )
 
 
 def _unused(folder: Path) -> Path:
@@ -116,17 +159,26 @@ def _import_torch() -> None:
         ) from error
 
 
-def _be_agent(plan: RunPlan, claimed: Claim, workers: Workers) -> int:
+def _be_agent(plan: RunPlan, run: RunFolder, claimed: Claim | None, place: Place | None, workers: Workers) -> int:
     adopt_orphans()
+    _allow_many_files()
     screen = Screen()
     screen.start()
+    keeper = Keeper(claimed, claimed.folder, workers.signals.wake) if claimed is not None else None
+    if keeper is not None:
+        keeper.start()
     code: int = ExitCode.FAILED
     try:
-        code = _watch(plan, claimed, workers, screen)
+        code = _watch(plan, run, claimed, place, workers, screen, keeper)
     finally:
-        _let_go(claimed, code, screen)
-        if plan.settings is not None:
-            _say_where(code, claimed, screen)
+        if place is not None:
+            place.withdraw()
+        if keeper is not None:
+            keeper.close()
+        if claimed is not None:
+            _let_go(claimed, code, screen)
+            if plan.settings is not None:
+                _say_where(code, claimed, screen)
         heard = len(workers.signals.seen)
         # Who was told to leave does not wait for a terminal that nobody reads.
         deadline = time.monotonic() + (_LAST_WORDS_S if heard else math.inf)
@@ -134,22 +186,103 @@ def _be_agent(plan: RunPlan, claimed: Claim, workers: Workers) -> int:
     return code
 
 
-def _watch(plan: RunPlan, claimed: Claim, workers: Workers, screen: Screen) -> int:
+def _allow_many_files() -> None:
+    """Two descriptors of every rank stay open here; the usual limit of 1,024 is a soft one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _watch(
+    plan: RunPlan,
+    run: RunFolder,
+    claimed: Claim | None,
+    place: Place | None,
+    workers: Workers,
+    screen: Screen,
+    keeper: Keeper | None,
+) -> int:
     """The ranks' whole life; the launcher's exit code."""
     from rankrun.launch.agent import Agent  # after the fork: elastic is the agent's alone
 
     if not workers.wait_until_ready():  # a signal while the warm parent was still importing: nothing has started
         workers.end()
-        seen = workers.signals.seen
-        screen.say(f"{seen[0].name}: nothing was started yet" if seen else "the warm parent died while it imported")
-        return CODE_OF[seen[0]] if seen else ExitCode.FAILED
-    code = Agent(plan, claimed, workers, screen).launch()
+        number = workers.signals.told_to_leave
+        screen.say(f"{number.name}: nothing was started yet" if number else "the warm parent died while it imported")
+        return CODE_OF[number] if number else ExitCode.FAILED
+    if keeper is not None and keeper.stop_wanted:
+        workers.end()
+        screen.say("stop: nothing was started yet")
+        return ExitCode.STOPPED
+    team = _team(plan, run, claimed, place, workers, screen)
+    code = Agent(plan, run, claimed, workers, screen, team, place, keeper).launch()
     if workers.unkillable:
         screen.say(f"processes {workers.unkillable} are left: they can't be killed by this user, or by nobody")
-    if code == ExitCode.DONE and plan.settings is not None and not claimed.folder.final_file.exists():
-        screen.say(f"all ranks left with 0, but train.py wrote no {claimed.folder.final_file.name}: it did not finish")
-        return ExitCode.FAILED
     return code
+
+
+def _team(
+    plan: RunPlan, run: RunFolder, claimed: Claim | None, place: Place | None, workers: Workers, screen: Screen
+) -> Team:
+    """The other nodes, as this one sees them."""
+    host = host_name(os.environ)
+    if place is None:
+        return Team(plan.nproc, host)
+    hello = Hello(
+        run=plan.run_id,
+        node=plan.node_rank,
+        nnodes=plan.nnodes,
+        nproc=plan.nproc,
+        host=host,
+        program=plan.target.path,  # of a config that is train.py; its name may be another one where it goes on
+        torch=importlib.metadata.version("torch"),
+        token=secrets.token_hex(8),
+    )
+    common: dict[str, Any] = {
+        "place": place.name,
+        "join_timeout_s": plan.join_timeout_s,
+        "stop_grace_s": plan.stop_grace_s,
+        "waiter": workers.waiter,
+        "wait": workers.wait,
+        "interrupted": lambda: workers.interrupted,
+        "say": screen.say,
+    }
+    if claimed is not None:
+        assert place.listener is not None
+        welcome = {"run": run.name, "token": claimed.token, "folder": str(run.path.absolute())}
+        return Head(place.listener, hello, welcome=welcome, tells_address=place.file is None, **common)
+    return Member(hello, reach=place.reach, prepare=lambda welcome: _look_around(plan, welcome), **common)
+
+
+def _look_around(plan: RunPlan, welcome: dict[str, Any]) -> str | None:
+    """What is wrong, on another node than 0, with the run folder that node 0 holds; None if nothing is."""
+    host, name = host_name(os.environ), check_name(str(welcome["run"]))
+    run = RunFolder(plan.runs / name)
+    if plan.settings is not None:
+        if name != plan.name:
+            return f"the run is called {name} on node 0 and {plan.name} on {host}; give all nodes the same --name"
+        if not _sees_holder(run, str(welcome["token"])):
+            return (
+                f"{host} does not see the run folder of node 0, {welcome['folder']}, at {run.path.absolute()}; put "
+                "--runs on a disk that all nodes share"
+            )
+    try:
+        run.attempts.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=run.attempts) as file:
+            file.write(b"here")
+    except OSError as error:
+        return f"{host} can't write to {run.path.absolute()}: {error.strerror}"
+    return None
+
+
+def _sees_holder(run: RunFolder, token: str) -> bool:
+    """Whether the launch `token` holds this very folder. A network disk may show it a little later."""
+    deadline = time.monotonic() + _SHARED_LIMIT_S
+    while (holder := holder_of(run)) is None or holder.token != token:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def _let_go(claimed: Claim, code: int, screen: Screen) -> None:
@@ -172,5 +305,7 @@ def _let_go(claimed: Claim, code: int, screen: Screen) -> None:
 def _say_where(code: int, claimed: Claim, screen: Screen) -> None:
     if code == ExitCode.DONE:
         screen.say(f"done; everything is in {claimed.folder.path}")
+    elif claimed.folder.stop_marker.exists():
+        screen.say(f"`launch.py resume {name_for_verbs(claimed.folder)}` goes on")
     elif code in (ExitCode.SAVED, ExitCode.INTERRUPTED, ExitCode.STOPPED):
         screen.say(f"the same command goes on in {claimed.folder.path}")

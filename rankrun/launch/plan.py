@@ -2,64 +2,30 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
 import os
 import re
-import sys
-import types
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, TypeVar
 
 from rankrun.errors import OptionError
+from rankrun.launch.joining import joining
+from rankrun.launch.target import ASKED_FOR, Target, shadowed_by, warmth
+from rankrun.launch.terminal import Choice, Terminal
+from rankrun.launch.torchrun import SIGNALS
 
 if TYPE_CHECKING:
     from rankrun.config import Settings
     from rankrun.launch.options import RunOptions
 
-Kind = Literal["config", "script", "module", "command"]
+__all__ = ["ASKED_FOR", "RunPlan", "Target", "check_name", "default_name", "make_plan", "shadowed_by", "visible_gpus"]
 
-# Read by libraries when they are imported; a script that sets one itself must import them itself.
-_READ_AT_IMPORT = re.compile(r"^(OMP|MKL|OPENBLAS|KMP|NUMEXPR|TORCH|PYTORCH|CUDA|NCCL|GLOO|LD)_")
-# What the warm parent imports where the target does, torch apart, which it always imports.
-_PRELOADABLE = ("torch", "torchvision", "numpy", "PIL")
-ASKED_FOR = "asked for"
+T = TypeVar("T")
+_CONFIG_MARK, _NAME_MARK = "\0config", "\0name"  # no word of a command line holds a NUL
 _MOST_RANKS = 4096  # on one machine
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,@-]{0,127}\Z")
-
-
-@dataclass(frozen=True)
-class Target:
-    """The program of every rank. `path` is a script, a module's name or a command; `arguments` follow it."""
-
-    kind: Kind
-    path: str
-    arguments: tuple[str, ...] = ()
-
-    def command(self, python: list[str]) -> list[str]:
-        """The argv that runs it in a process of its own; `python` is the interpreter with its options."""
-        if self.kind == "command":
-            return [self.path, *self.arguments]
-        module = ["-m"] if self.kind == "module" else []
-        return [*python, "-u", *module, self.path, *self.arguments]
-
-    @property
-    def file(self) -> Path | None:
-        """The source file that will be `__main__`, found without importing anything; None if that can't be told."""
-        if self.kind == "command":
-            return None
-        if self.kind != "module":
-            return Path(self.path)
-        place = Path(*self.path.split("."))
-        candidates = (place.with_suffix(".py"), place / "__main__.py")
-        return next((path for path in candidates if path.is_file()), None)
-
-    @property
-    def folder(self) -> Path:
-        """What the program will have as sys.path[0]."""
-        return Path.cwd() if self.kind == "module" else Path(self.path).resolve().parent
 
 
 @dataclass(frozen=True)
@@ -81,34 +47,130 @@ class RunPlan:
     grace_s: float
     allow_change: tuple[str, ...]
     debug: bool
+    # Several machines. An endpoint or a file to meet by is there exactly if there are several.
+    nnodes: int = 1
+    node_rank: int | None = None  # None: by arrival
+    endpoint: tuple[str, int] | None = None  # host and port of node 0
+    is_host: bool | None = None  # --rdzv-conf is_host: whether this machine is the endpoint's; None: found out
+    meet_by_file: Path | None = None  # SLURM's steps: node 0 writes here where it listens
+    store_port: int | None = None  # on one machine: --master-port, the port asked for the ranks' store; None: any
+    read_timeout_s: float | None = None  # --rdzv-conf read_timeout: for one operation of the ranks' store
+    run_id: str = ""  # TORCHELASTIC_RUN_ID
+    join_timeout_s: float = 600.0
+    local_addr: str | None = None  # the address that other machines reach this one by; None: found out
+    role: str = "default"
+    stop_grace_s: float = 1.0  # from SIGTERM to SIGKILL, after a failure
+    signals: tuple[str, ...] = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
+    terminal: Terminal = field(default_factory=Terminal)
+    virtual_local_rank: bool = False
+    hang_timeout_s: float | None = None  # None: learnt, for programs that beat; else no limit
+    dist_env: bool = True  # False: no variable of torchrun or ours in the one rank's environment
+    preflight: bool = False  # the target is our check of the machines, in place of the one that was named
+    resume: tuple[str, ...] = ()  # see resume_words
 
     @property
     def folder(self) -> Path:
         """The run folder; for a new one the time stamp is still missing."""
         return self.runs / self.name
 
+    def resume_words(self, folder_name: str) -> list[str]:
+        """The words after `launch.py` that go on with this run in the folder of that name, below `runs`."""
+        config = str(self.runs / folder_name / "config.yaml")
+        words = {_CONFIG_MARK: config, _NAME_MARK: folder_name}
+        return [words.get(word, word) for word in self.resume]
+
     def lines(self) -> list[str]:
         """The plan in words, for `--dry-run`."""
         start = "warm (torch is imported once)" if self.warm else f"exec ({self.why_not_warm})"
         stamp = "-<date>-<time>" if self.new_folder else ""
-        lines = [
+        number = "the next free number" if self.node_rank is None else str(self.node_rank)
+        where = f"{self.endpoint[0]} port {self.endpoint[1]}" if self.endpoint is not None else str(self.meet_by_file)
+        together = (
+            [f"machines     {self.nnodes}; this one is {number}; they meet at {where}"] if self.nnodes > 1 else []
+        )
+        hang = [f"hang         after {self.hang_timeout_s:g} s without a sign of life"] if self.hang_timeout_s else []
+        return [
             f"target       {self.config or ' '.join([self.target.path, *self.target.arguments])}",
             f"run folder   {self.folder}{stamp}",
-            f"ranks        {self.nproc} on this machine",
+            f"ranks        {self.nproc} on {'each' if together else 'this'} machine",
+            *together,
             f"start        {start}",
             f"preloaded    {', '.join(self.preload) or 'nothing'}",
             f"restarts     {self.max_restarts}",
             f"grace        {self.grace_s:g} s from a notice to SIGTERM",
+            f"a failure    {self.stop_grace_s:g} s from SIGTERM to SIGKILL for the other ranks",
+            *hang,
             *(f"environment  {name}={value}" for name, value in sorted(self.environment.items())),
         ]
-        return lines
 
 
 def make_plan(options: RunOptions, env: Mapping[str, str], settings: Settings | None, *, gpus: int) -> RunPlan:
     """The plan for checked options. `gpus` is what this machine shows; OptionError for what cannot be."""
+    runs = Path(options.runs)
+    how = joining(options, env, runs)
     target = _target(options, settings)
-    nproc = _nproc(options, settings, gpus)
-    warm, why_not, preload = _warmth(options.start, target)
+    nproc = _nproc(options, settings, gpus, how.nnodes)
+    _check_world(options, env, nproc, how.nnodes)
+    name = check_name(options.name) if options.name else default_name(options.target)
+    environment = _environment(options, env, settings, nproc)
+    launch = settings.launch if settings is not None else None
+    hang_timeout_s = launch.hang_timeout_s if launch is not None else None
+    default_restarts = launch.max_restarts if launch is not None else 0
+    if options.preflight:
+        name = name if name == "preflight" else f"{name[:100]}-preflight"
+        settings, default_restarts, hang_timeout_s = None, 0, None
+    warm, why_not, preload = warmth(options.start, target, env)
+    return RunPlan(
+        target=target,
+        config=options.target if settings is not None else None,
+        settings=settings,
+        name=name,
+        runs=runs,
+        new_folder=settings is None and not (options.name and not options.preflight),
+        nproc=nproc,
+        warm=warm,
+        why_not_warm=why_not,
+        preload=preload,
+        environment=environment,
+        max_restarts=_or(options.max_restarts, default_restarts),
+        grace_s=_or(options.grace_s, launch.grace_s if launch is not None else 30.0),
+        allow_change=tuple(options.allow_change),
+        debug=options.debug,
+        **vars(how),
+        run_id=options.rdzv_id or name,
+        role=options.role or "default",
+        stop_grace_s=_or(options.shutdown_timeout_s, 1.0),
+        signals=options.signals or SIGNALS,
+        terminal=_terminal(options, settings),
+        virtual_local_rank=options.virtual_local_rank,
+        hang_timeout_s=_or(options.hang_timeout_s, hang_timeout_s),
+        dist_env=options.dist_env,
+        preflight=options.preflight,
+        resume=_resume(options, settings, runs),
+    )
+
+
+def _or(given: T | None, default: T) -> T:
+    return default if given is None else given
+
+
+def _check_world(options: RunOptions, env: Mapping[str, str], nproc: int, nnodes: int) -> None:
+    """Refuse what the number of ranks makes impossible."""
+    world_size = nproc * nnodes
+    if options.attach is not None and options.attach >= world_size:
+        raise OptionError(f"--attach {options.attach}: with {_ranks(world_size)} it is at most {world_size - 1}")
+    if not options.dist_env and world_size > 1:
+        raise OptionError(f"--no-dist-env is for one rank; {world_size} need the variables that tell them apart")
+    shown = env.get("CUDA_VISIBLE_DEVICES")
+    if options.virtual_local_rank and shown is not None and len(shown.split(",")) < nproc:
+        raise OptionError(
+            f"--virtual-local-rank gives each of {_ranks(nproc)} a GPU of its own, and "
+            f"CUDA_VISIBLE_DEVICES={shown[:80]} names fewer"
+        )
+
+
+def _environment(options: RunOptions, env: Mapping[str, str], settings: Settings | None, nproc: int) -> dict[str, str]:
+    """What the launcher sets for itself, its ranks included, before a library reads it."""
     environment = {}
     if settings is not None:
         environment["OMP_NUM_THREADS"] = str(settings.train.threads)  # changes results, so it is the config's
@@ -116,26 +178,34 @@ def make_plan(options: RunOptions, env: Mapping[str, str], settings: Settings | 
         environment["OMP_NUM_THREADS"] = "1"  # as torchrun does: else each rank starts a thread per core
     if options.debug:
         environment["RANKRUN_DEBUG"] = "1"
-    launch = settings.launch if settings is not None else None
-    default_restarts = launch.max_restarts if launch is not None else 0
-    default_grace = launch.grace_s if launch is not None else 30.0
-    return RunPlan(
-        target=target,
-        config=options.target if settings is not None else None,
-        settings=settings,
-        name=check_name(options.name) if options.name else default_name(options.target),
-        runs=Path(options.runs),
-        new_folder=settings is None and not options.name,
-        nproc=nproc,
-        warm=warm,
-        why_not_warm=why_not,
-        preload=preload,
-        environment=environment,
-        max_restarts=options.max_restarts if options.max_restarts is not None else default_restarts,
-        grace_s=options.grace_s if options.grace_s is not None else default_grace,
-        allow_change=tuple(options.allow_change),
-        debug=options.debug,
+    if options.preflight:  # a module of ours, which an interpreter of its own must find from any folder
+        paths = [str(Path(__file__).resolve().parents[2]), *filter(None, [env.get("PYTHONPATH")])]
+        environment["PYTHONPATH"] = os.pathsep.join(paths)
+    return environment
+
+
+def _terminal(options: RunOptions, settings: Settings | None) -> Terminal:
+    asked = (options.tee, options.local_ranks, options.template)
+    return Terminal(
+        attach=options.attach or 0,
+        attached=options.attach is not None,
+        template=options.template,
+        local_ranks=options.local_ranks,
+        redirects=options.redirects or Choice(),
+        tee=options.tee or Choice(),
+        one_speaks=settings is not None and all(value is None for value in asked),
     )
+
+
+def _resume(options: RunOptions, settings: Settings | None, runs: Path) -> tuple[str, ...]:
+    """The words of `resume_words`, with marks where the folder's name stands; none where nothing can go on."""
+    if options.preflight:
+        return ()
+    place = ("--name", _NAME_MARK, "--runs", str(runs))
+    if settings is not None:
+        return ("run", _CONFIG_MARK, *place, *options.again)
+    dashes = ("--",) if options.target.startswith("-") else ()
+    return ("run", *options.again, *place, *dashes, options.target, *options.words)
 
 
 def check_name(name: str) -> str:
@@ -156,6 +226,8 @@ def default_name(target: str) -> str:
 
 
 def _target(options: RunOptions, settings: Settings | None) -> Target:
+    if options.preflight:
+        return Target("module", "rankrun.training.preflight")
     if settings is not None:
         program = Path("train.py")
         if not program.is_file():
@@ -202,11 +274,12 @@ def _check_script(name: str) -> None:
         raise OptionError(f"{name} is no Python script ({error}); use --no-python for another program") from None
 
 
-def _nproc(options: RunOptions, settings: Settings | None, gpus: int) -> int:
+def _nproc(options: RunOptions, settings: Settings | None, gpus: int, nnodes: int = 1) -> int:
     word = options.nproc
     if word is None:
         configured = settings.launch.nproc if settings is not None else None
-        word = str(configured) if configured is not None else ("auto" if settings is not None else "1")
+        default = "1" if settings is None and not options.preflight else "auto"
+        word = str(configured) if configured is not None else default
     if word == "cpu":
         nproc = os.cpu_count() or 1
     elif word == "gpu":
@@ -221,14 +294,20 @@ def _nproc(options: RunOptions, settings: Settings | None, gpus: int) -> int:
         raise OptionError(f"--nproc {word}: give a number of ranks from 1 to {_MOST_RANKS}, or auto, gpu, cpu")
     if settings is not None and settings.train.device == "cuda" and nproc > gpus:
         cure = f"use --nproc {gpus}" if gpus else "use train.device=cpu"
-        ranks = f"{nproc} rank{'' if nproc == 1 else 's'}"
-        raise OptionError(f"{ranks} with train.device=cuda, but this machine shows {gpus} GPUs; {cure}")
-    if settings is not None and settings.train.global_batch < nproc:
+        raise OptionError(f"{_ranks(nproc)} with train.device=cuda, but this machine shows {gpus} GPUs; {cure}")
+    world_size = nproc * nnodes
+    if settings is not None and settings.train.global_batch < world_size:
+        fewer = settings.train.global_batch // nnodes
+        cure = f" or --nproc {fewer}" if fewer else ""
         raise OptionError(
-            f"train.global_batch={settings.train.global_batch} is less than {nproc} ranks: some would have no sample; "
-            f"use train.global_batch={nproc} or --nproc {settings.train.global_batch}"
+            f"train.global_batch={settings.train.global_batch} is less than {_ranks(world_size)}: some would have no "
+            f"sample; use train.global_batch={world_size}{cure}"
         )
     return nproc
+
+
+def _ranks(count: int) -> str:
+    return f"{count} rank{'' if count == 1 else 's'}"
 
 
 def visible_gpus(env: Mapping[str, str]) -> int:
@@ -242,98 +321,3 @@ def visible_gpus(env: Mapping[str, str]) -> int:
     if driver.is_dir():
         return sum(1 for _ in driver.iterdir())
     return sum(1 for path in Path("/dev").glob("nvidia*") if path.name[6:].isdigit())
-
-
-def _warmth(wanted: str, target: Target) -> tuple[bool, str | None, tuple[str, ...]]:
-    """Whether ranks are forked from a process that has torch, if not why, and what that process imports."""
-    reason = _why_exec(target)
-    if wanted == "exec":
-        return False, ASKED_FOR, ()
-    if wanted == "warm" and reason is not None:
-        raise OptionError(f"--start warm: {reason}; use --start exec")
-    if reason is not None:
-        return False, reason, ()
-    if target.kind == "config":
-        # torchvision brings torch._dynamo, which the first optimiser would else import in every rank (0.9 s).
-        return True, None, ("torch", "torchvision")
-    return True, None, _imports_to_share(target)
-
-
-def _why_exec(target: Target) -> str | None:
-    if target.kind == "command":
-        return "the target is no Python program"
-    if sys.platform != "linux":
-        return f"forking after imports is not safe on {sys.platform}"
-    shadowing = next((name for name in _PRELOADABLE if _beside(target.folder, name) is not None), None)
-    if shadowing is not None:
-        return f"{shadowing} beside {target.path} shadows the installed one"
-    early = _sets_before_torch(target.file, target.folder, set()) if target.file is not None else None
-    if early is not None:
-        return f"{early} before torch is imported"
-    return None
-
-
-def shadowed_by(target: Target, loaded: Mapping[str, types.ModuleType]) -> str | None:
-    """The first loaded module that the program would find in its own folder instead; `loaded` is `sys.modules`.
-
-    A forked rank has what its warm parent has loaded, so such a program needs an interpreter of its own.
-    """
-    folder = target.folder
-    for name, module in sorted(loaded.items()):
-        if "." in name or name == "__main__":
-            continue
-        own = _beside(folder, name)
-        origin = getattr(module, "__file__", None)
-        if own is not None and (origin is None or Path(origin).resolve() != own.resolve()):
-            return name
-    return None
-
-
-def _beside(folder: Path, module: str) -> Path | None:
-    """The file that `import module` would take from `folder`."""
-    candidates = (folder / module / "__init__.py", folder / f"{module}.py")
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def _sets_before_torch(file: Path, folder: Path, seen: set[Path]) -> str | None:
-    """`file:line sets NAME` for the first variable read at import that a program sets at its top level ahead of torch.
-
-    Local modules that it imports by then are looked into as well.
-    """
-    seen.add(file)
-    try:
-        tree = ast.parse(file.read_bytes())
-    except (OSError, SyntaxError, ValueError):
-        return None
-    for statement in tree.body:
-        if "environ" in ast.dump(statement):
-            for node in ast.walk(statement):
-                name = node.value if isinstance(node, ast.Constant) else getattr(node, "arg", None)
-                if isinstance(name, str) and _READ_AT_IMPORT.match(name):
-                    return f"{file}:{getattr(node, 'lineno', statement.lineno)} sets {name}"
-        for name in _imported(statement):
-            top = name.split(".")[0]
-            if top in _PRELOADABLE:
-                return None
-            local = _beside(folder, top)
-            found = _sets_before_torch(local, folder, seen) if local is not None and local not in seen else None
-            if found is not None:
-                return found
-    return None
-
-
-def _imported(statement: ast.stmt) -> list[str]:
-    if isinstance(statement, ast.Import):
-        return [alias.name for alias in statement.names]
-    if isinstance(statement, ast.ImportFrom) and statement.level == 0 and statement.module:
-        return [statement.module]
-    return []
-
-
-def _imports_to_share(target: Target) -> tuple[str, ...]:
-    """torch, and what else of the preloadable packages a program imports at its top level, as it names them."""
-    names = {"torch"}
-    if target.file is not None:
-        for statement in ast.parse(target.file.read_bytes()).body:
-            names.update(name for name in _imported(statement) if name.split(".")[0] in _PRELOADABLE)
-    return tuple(sorted(names))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import faulthandler
 import importlib.machinery
 import importlib.util
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -15,8 +17,15 @@ import types
 from pathlib import Path
 
 from rankrun.failure import write_failure
-from rankrun.launch.plan import Target
+from rankrun.launch.stacks import STACKS_SIGNAL, allow_tracer
+from rankrun.launch.target import Target
 from rankrun.launch.warm import HELD, RankStart
+
+_PYTHON_IGNORES = {signal.SIGPIPE, signal.SIGXFSZ}
+_NAMES_A_WORLD = re.compile(
+    r"((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_\w+"
+    r"|RANKRUN_(RUN_DIR|ATTEMPT|BEAT|DEBUG))\Z"
+)
 
 
 def settle(start: RankStart) -> None:
@@ -25,13 +34,16 @@ def settle(start: RankStart) -> None:
     The signals that the warm parent has blocked stay so: `run` lets them in, where one is the program's own business.
     """
     os.setsid()
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD):
-        signal.signal(number, signal.SIG_DFL)
+    for number in signal.valid_signals() - _PYTHON_IGNORES - {signal.SIGKILL, signal.SIGSTOP}:
+        if signal.getsignal(number) not in (signal.SIG_DFL, None):  # the agent's or the warm parent's
+            signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    log = os.open(start.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(log)
+    try:
+        _open_log(start.log_file, (1, 2) if start.error_log is None else (1,))
+        if start.error_log is not None:
+            _open_log(start.error_log, (2,))
+    except OSError as error:
+        raise SystemExit(f"E109 {error.filename}: {error.strerror}; a rank can't begin without its log") from None
     if not start.keeps_stdin:
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
@@ -39,10 +51,28 @@ def settle(start: RankStart) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a kill loses no finished line
     faulthandler.enable()
+    if start.stacks is not None:
+        # In C and on the signal's own terms, so that a rank answers that holds the GIL or waits in a collective. One
+        # that can't open the file is no worse off for it, and the agent says that its stack is missing.
+        with contextlib.suppress(OSError):
+            place = os.open(start.stacks, os.O_WRONLY | os.O_APPEND)
+            faulthandler.register(STACKS_SIGNAL, file=place, all_threads=True, chain=False)
+    if start.tracer is not None:
+        allow_tracer(start.tracer)
     os.environ.update(start.environment)
+    if start.strips:
+        for name in [name for name in os.environ if _NAMES_A_WORLD.match(name)]:
+            del os.environ[name]
     random.seed()
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()  # else all ranks would draw the warm parent's numbers
+
+
+def _open_log(name: str, streams: tuple[int, ...]) -> None:
+    log = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in streams:
+        os.dup2(log, stream)
+    os.close(log)
 
 
 def run(target: Target, *, warm: bool) -> int:
@@ -54,8 +84,7 @@ def run(target: Target, *, warm: bool) -> int:
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
         if not warm:
-            options = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # -O, -X, -W …
-            return _execute(target.command([sys.executable, *options]))
+            return _execute(target.command(_python()))
         code, module = _load(target)
         exec(code, module.__dict__)
     except SystemExit as stop:
@@ -71,9 +100,16 @@ def run(target: Target, *, warm: bool) -> int:
     return 0
 
 
+def _python() -> list[str]:
+    """The interpreter of an executed rank, with this one's options (-O, -X, -W …); fatal signals leave their stacks."""
+    options = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    faults = [] if "faulthandler" in sys._xoptions else ["-X", "faulthandler"]
+    return [os.environ.get("PYTHON_EXEC") or sys.executable, *options, *faults]
+
+
 def _execute(argv: list[str]) -> int:
     """Become `argv`; returns, with a shell's codes, only if that can't be."""
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, a program may not
+    for number in _PYTHON_IGNORES:  # a program may not
         signal.signal(number, signal.SIG_DFL)
     try:
         os.execvpe(argv[0], argv, os.environ)

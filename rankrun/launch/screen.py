@@ -10,7 +10,7 @@ import os
 import queue
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -43,6 +43,7 @@ def _write(fd: int, data: bytes) -> bool:
 class _Shown:
     path: Path
     prefix: bytes | None
+    fd: int
     file: BinaryIO | None = None
     begun: bytes = b""  # an unfinished line of a rank that is shown with a prefix
 
@@ -52,19 +53,25 @@ class Screen:
 
     def __init__(self) -> None:
         self._orders: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._logs: list[_Shown] = []  # the thread's
-        self._paths: dict[str | None, Path] = {}  # the caller's
-        self._gone = False
+        self._logs: dict[Hashable, _Shown] = {}  # the thread's
+        self._paths: dict[Hashable, Path] = {}  # the caller's
+        self._gone: set[int] = set()
+        self._plain_line_begun = False  # on stdout, by a rank that is shown plain
         self._thread = threading.Thread(target=self._work, name="screen", daemon=True)
 
     def start(self) -> None:
         """Begin; only after the last fork of this process."""
         self._thread.start()
 
-    def show(self, path: Path, prefix: str | None) -> None:
-        """Follow one more log, from its beginning, instead of the one that had this prefix before."""
-        self._paths[prefix] = path
-        self._orders.put(lambda: self._exchange(path, prefix.encode() if prefix is not None else None))
+    def show(self, path: Path, prefix: str | None, *, key: Hashable = None, to_stderr: bool = False) -> None:
+        """Follow one more log, from its beginning, instead of the one that had this key before.
+
+        Without a key the prefix is it.
+        """
+        key = prefix if key is None else key
+        self._paths[key] = path
+        mark = prefix.encode(errors="surrogateescape") if prefix is not None else None
+        self._orders.put(lambda: self._exchange(key, _Shown(path, mark, _STDERR if to_stderr else _STDOUT)))
 
     def shows(self, path: Path) -> bool:
         """Whether a log is on the terminal."""
@@ -91,25 +98,27 @@ class Screen:
                 break
             order()
         self._copy_all(last=True)
-        for log in self._logs:
+        for log in self._logs.values():
             if log.file is not None:
                 log.file.close()
 
-    def _exchange(self, path: Path, prefix: bytes | None) -> None:
+    def _exchange(self, key: Hashable, new: _Shown) -> None:
         self._copy_all()
-        for log in self._logs:
-            if log.prefix == prefix:
-                self._copy(log, last=True)
-                if log.file is not None:
-                    log.file.close()
-        self._logs = [*(log for log in self._logs if log.prefix != prefix), _Shown(path, prefix)]
+        old = self._logs.get(key)
+        if old is not None:
+            self._copy(old, last=True)
+            if old.file is not None:
+                old.file.close()
+        self._logs[key] = new
 
     def _say(self, line: str) -> None:
         self._copy_all()
+        if self._plain_line_begun and os.isatty(_STDOUT):  # in a file it would be a byte that no rank has written
+            self._end_plain_line()
         say(line)
 
     def _copy_all(self, *, last: bool = False) -> None:
-        for log in self._logs:
+        for log in self._logs.values():
             self._copy(log, last=last)
 
     def _copy(self, log: _Shown, *, last: bool) -> None:
@@ -119,20 +128,33 @@ class Screen:
             except OSError:
                 return
         while data := log.file.read(_CHUNK_BYTES):
-            self._put(self._marked(log, data))
+            self._show(log, data)
         if last and log.begun:
-            self._put(self._marked(log, b"\n"))
+            self._show(log, b"\n")
 
-    def _marked(self, log: _Shown, data: bytes) -> bytes:
-        """With its prefix before every line; a progress bar's carriage return ends a line as well."""
+    def _show(self, log: _Shown, data: bytes) -> None:
         if log.prefix is None:
-            return data
+            self._put(log.fd, data)
+            if log.fd == _STDOUT:
+                self._plain_line_begun = not data.endswith((b"\n", b"\r"))
+            return
+        lines = self._lines(log, data)
+        if lines and self._plain_line_begun and log.fd == _STDOUT:
+            self._end_plain_line()  # else a progress bar or a prompt and another rank's words were one line
+        self._put(log.fd, b"".join(log.prefix + line + b"\n" for line in lines))
+
+    def _lines(self, log: _Shown, data: bytes) -> list[bytes]:
+        """The finished lines; a progress bar's carriage return ends a line as well."""
         *lines, log.begun = re.split(rb"[\r\n]+", log.begun + data)
         if len(log.begun) > _LONGEST_LINE_BYTES:
             lines.append(log.begun)
             log.begun = b""
-        return b"".join(log.prefix + line + b"\n" for line in lines if line)
+        return [line for line in lines if line]
 
-    def _put(self, data: bytes) -> None:
-        if data and not self._gone:
-            self._gone = not _write(_STDOUT, data)  # the logs have everything
+    def _end_plain_line(self) -> None:
+        self._put(_STDOUT, b"\n")
+        self._plain_line_begun = False
+
+    def _put(self, fd: int, data: bytes) -> None:
+        if data and fd not in self._gone and not _write(fd, data):
+            self._gone.add(fd)  # the logs have everything

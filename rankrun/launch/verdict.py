@@ -1,19 +1,25 @@
-"""One verdict for a failed attempt: which rank failed first by itself, where and how; the rest is its consequence."""
+"""One verdict for a failed attempt, over all nodes: what failed first by itself, where and how; the rest followed."""
 
 from __future__ import annotations
 
-import json
 import signal
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rankrun.errors import ExitCode
-from rankrun.failure import PEER_GONE
+from rankrun.errors import ExitCode, printable
+from rankrun.launch.causes import Cause, likely
+from rankrun.launch.rank_end import RankEnd
+from rankrun.launch.watch import Hang, ranks_in_words
 
-_TAIL_BYTES = 4096
+__all__ = ["RankEnd", "Verdict", "judge"]
+
 _TAIL_LINES = 20
+_ALSO = 3
+_SEEN_LATER_NS = 1_000_000_000
+_TOLD_LATER_NS = 5_000_000_000  # an end on another node: its age counts from when node 0 came to read the report
+_NO_CAUSE = "During handling of the above exception, another exception occurred:"
 
 # Codes with a meaning of ours, which a program that knows nothing of us can't mean.
 _OURS = {
@@ -21,141 +27,99 @@ _OURS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class RankEnd:
-    """How one rank of the attempt ended. `code` is None for one that never started."""
-
-    rank: int
-    local_rank: int
-    pid: int
-    code: int | None
-    ns: int  # monotonic, when it failed: its own word where it left one, else when the end was seen
-    ordered: bool  # it ended as the launcher had told it to
-    message: str | None  # the exception's last line, or a told error's lines
-    traceback: str | None
-    where: str | None  # file:line
-    told: bool  # a mistake that the program put into words, and that this rank was the one to say
-    told_code: int | None
-    log: Path
-
-    @classmethod
-    def read(
-        cls,
-        *,
-        rank: int,
-        local_rank: int,
-        pid: int,
-        code: int | None,
-        ns: int,
-        ordered: bool,
-        error_file: Path,
-        log_file: Path,
-    ) -> RankEnd:
-        """The end of a rank from what the warm parent saw and what the rank itself left in its error file."""
-        content = _read_error(error_file)
-        message = content.get("message")
-        text, stack = (message, None) if isinstance(message, str) else (None, None)
-        if isinstance(message, dict):
-            text = message.get("message")
-            stack = (message.get("extraInfo") or {}).get("py_callstack")
-        told_code = content.get("exit_code")
-        return cls(
-            rank=rank,
-            local_rank=local_rank,
-            pid=pid,
-            code=code,
-            ns=int(content.get("ns", ns)),
-            ordered=ordered,
-            message=str(text) if text is not None else None,
-            traceback=str(stack) if stack is not None else None,
-            where=content.get("where"),
-            told=bool(content.get("told")) and content.get("told_by") in (None, rank),
-            told_code=told_code if isinstance(told_code, int) else None,
-            log=log_file,
-        )
-
-    @property
-    def how(self) -> str:
-        """The end in words."""
-        if self.message is not None:
-            return self.message.strip().partition("\n")[0] or "an exception without words"
-        if self.code is None:
-            return "never started"
-        if self.code < 0:
-            killed = _signal_name(-self.code)
-            by = " (the kernel when memory ran out, or a person)" if self.code == -signal.SIGKILL else ""
-            return f"killed by {killed}{by}"
-        return f"left with exit code {self.code}"
-
-    @property
-    def is_consequence(self) -> bool:
-        """Whether this end only says that somebody else is gone, or was ordered by us."""
-        if self.ordered and (self.message is None or self.message.startswith("KeyboardInterrupt")):
-            return True
-        return self.message is not None and not self.told and PEER_GONE.search(self.message) is not None
-
-
 @dataclass
 class Verdict:
     """What `verdict.json` keeps and the person reads."""
 
-    root: RankEnd
-    ends: list[RankEnd]
-    host: str
-    attempt: int
+    what: str  # the root cause in one line, with its host and place
     exit_code: int
-    parent_gone: bool
-    notice: str | None
+    by_itself: bool  # something failed by itself, as against ranks that only followed an order or missed a peer
+    root: RankEnd | None  # the rank that is the root cause; None for a lost node, a dead warm parent, a hang
+    rank: int | None
+    host: str | None
+    where: str | None  # file:line
+    ends: list[RankEnd]
+    attempt: int
+    notice: str | None = None
+    parent_gone: bool = False
+    cause: Cause | None = None
     advice: str | None = None
-    tail: list[str] = field(default_factory=list)
 
     @property
     def is_exception(self) -> bool:
-        """Whether the root cause is an exception of the program, as against a signal or a silent exit code."""
-        return self.root.message is not None and not self.root.is_consequence
+        """Whether the root cause is an exception of the program, as against a signal, a hang or a silent exit code."""
+        root = self.root
+        return self.by_itself and root is not None and root.message is not None and not root.early
 
     def lines(self, on_screen: Callable[[Path], bool]) -> list[str]:
         """The verdict for a terminal; what stands on the screen already is not said again."""
-        if self.parent_gone:
-            return ["the warm parent died, and all ranks with it"]
-        root = self.root
+        root, closing = self.root, [self.advice] if self.advice else []
+        if root is None:
+            return [self.what, *self._others(), *closing]
         if root.told:
-            told = [] if on_screen(root.log) else (root.message or "").splitlines()
-            return told + self._closing()
-        where = f" at {root.where}" if root.where else ""
-        lines = [f"rank {root.rank} on {self.host} failed{where}: {root.how}"]
+            return ([] if on_screen(root.log) else (root.message or "").splitlines()) + closing
+        lines = [self.what]
         if not on_screen(root.log):
-            lines += [f"  {line}" for line in (root.traceback or "\n".join(self.tail)).splitlines()[-_TAIL_LINES:]]
-        others = [str(end.rank) for end in self.ends if end is not root and (end.is_consequence or end.ordered)]
-        if others:
-            lines.append(f"stopped because of it: rank {', '.join(others)}")
-        also = [end for end in self.ends if end is not root and not (end.is_consequence or end.ordered or not end.code)]
-        for end in also[:3]:
-            lines.append(f"rank {end.rank} failed too: {end.how}")
-        lines.append(f"log of rank {root.rank}: {root.log}")
-        return lines + self._closing()
+            last = root.traceback.splitlines() if root.traceback else root.tail
+            lines += [f"  {printable(line.expandtabs())}" for line in last[-_TAIL_LINES:]]
+        lines += self._others()
+        if self.cause is not None:
+            lines += [f"likely cause: {self.cause.what}", f"what to do: {self.cause.cure}"]
+        where = f" on {root.host}" if len({end.host for end in self.ends}) > 1 else ""
+        return [*lines, f"log of rank {root.rank}{where}: {root.log}", *closing]
 
-    def _closing(self) -> list[str]:
-        return [self.advice] if self.advice else []
+    def _others(self) -> list[str]:
+        """What became of the other ranks, in as few lines for a thousand as for two."""
+        root, others = self.root, [end for end in self.ends if end.rank != self.rank and end.code is not None]
+        followed = [end for end in others if end.is_consequence or end.ordered]
+        lines = []
+        if followed and not self.by_itself:
+            # Who was still at work when the others gave up is the one to look at.
+            working = [end for end in followed if end.message is None]
+            gave_up = [end.rank for end in followed if end.message is not None]
+            lines += [f"{ranks_in_words(gave_up)} gave up too"] if gave_up else []
+            if working:
+                on = ", ".join(sorted({end.host for end in working})[:_ALSO])
+                lines.append(f"still running, and perhaps what they waited for: {_ranks(working)} on {on}")
+        elif followed:
+            lines.append(f"stopped because of it: {_ranks(followed)}")
+        also = [end for end in others if end not in followed and end.code != 0]
+        alike = [end for end in also if root is not None and end.how == root.how]
+        lines += [f"the same on {_ranks(alike)}"] if alike else []
+        rest = [end for end in also if end not in alike]
+        lines += [f"rank {end.rank} on {end.host} failed too: {end.how}" for end in rest[:_ALSO]]
+        return lines + ([f"and so did {_ranks(rest[_ALSO:])}"] if rest[_ALSO:] else [])
 
     def as_dict(self) -> dict[str, Any]:
         """For verdict.json."""
+        root = self.root
         return {
             "version": 1,
             "attempt": self.attempt,
             "exit_code": int(self.exit_code),
-            "rank": self.root.rank,
+            "line": self.what,
+            "rank": self.rank,
             "host": self.host,
-            "how": self.root.how,
-            "where": self.root.where,
-            "traceback": self.root.traceback,
-            "log": str(self.root.log),
-            "log_tail": self.tail,
+            "how": root.how if root is not None else self.what,
+            "where": self.where,
+            "traceback": root.traceback if root is not None else None,
+            "log": str(root.log) if root is not None else None,
+            "log_tail": root.tail[-_TAIL_LINES:] if root is not None else [],
+            "cause": {"what": self.cause.what, "cure": self.cause.cure} if self.cause is not None else None,
+            "by_itself": self.by_itself,
             "parent_gone": self.parent_gone,
             "notice": self.notice,
             "advice": self.advice,
             "ranks": [
-                {"rank": end.rank, "code": end.code, "how": end.how, "ns": end.ns, "consequence": end.is_consequence}
+                {
+                    "rank": end.rank,
+                    "host": end.host,
+                    "code": end.code,
+                    "how": end.how,
+                    "where": end.where,
+                    "ns": end.ns,
+                    "consequence": end.is_consequence,
+                }
                 for end in self.ends
             ],
         }
@@ -164,33 +128,121 @@ class Verdict:
 def judge(
     ends: Sequence[RankEnd],
     *,
-    host: str,
     attempt: int,
     cooperating: bool,
-    parent_gone: bool,
-    notice: str | None,
+    notice: str | None = None,
+    parent_gone: Mapping[int, str] | None = None,
+    lost: Mapping[int, str] | None = None,
+    hang: Hang | None = None,
+    stood: Mapping[int, str] | None = None,
+    oom: Mapping[int, object] | None = None,
 ) -> Verdict:
-    """The verdict on an attempt in which at least one rank did not end well.
+    """The verdict on an attempt in which at least one rank, node or warm parent did not end well.
 
-    The root cause is the earliest end that is bad and no consequence; where there are only consequences, the earliest.
+    `parent_gone` and `lost` name, by node, the hosts whose warm parent died or which are not heard any more; `stood`
+    says, by rank, at which line a rank of a hang was; `oom` holds, by node, what `OomKiller.killed_since` said there.
+
+    The root cause is a hang, else a lost node, else a dead warm parent, else the earliest end that is bad and no
+    consequence, one that is surely none before a doubtful one; where there are only consequences, the earliest.
     """
-    bad = [end for end in ends if end.code != 0] or list(ends)
+    ends = sorted(ends, key=lambda end: end.rank)
+    root, by_itself = _first(ends, cooperating)
+    # A node or a warm parent that goes takes its ranks along before they can speak: what one of them said came first.
+    spoke = root.node if root is not None and by_itself and root.code is not None else None
+    lost = lost if lost and spoke not in lost else {}
+    parents = parent_gone if parent_gone and spoke not in parent_gone and not lost else {}
+    verdict = Verdict("", ExitCode.FAILED, True, None, None, None, None, ends, attempt, notice)
+    if hang is not None:
+        suspect = next((end for end in ends if end.rank in hang.suspects), None)
+        verdict.rank, verdict.host = hang.suspects[0], suspect.host if suspect is not None else None
+        verdict.where = (stood or {}).get(hang.suspects[0])
+        verdict.what, verdict.exit_code = _hang_in_words(hang, ends, stood or {}), ExitCode.HANG
+    elif lost:
+        verdict.host = lost[min(lost)]
+        verdict.what = f"{_nodes(lost)} can't be reached any more: its launcher or the machine died, or the network did"
+    elif parents:
+        verdict.host, verdict.parent_gone = parents[min(parents)], True
+        verdict.what = f"the warm parent on {' and '.join(sorted(set(parents.values())))} died, and its ranks with it"
+    elif root is None:
+        verdict.what, verdict.by_itself = "no rank has said how it ended", False
+    else:
+        killer = oom.get(root.node) if oom is not None else None
+        verdict.root, verdict.rank, verdict.host, verdict.where = root, root.rank, root.host, root.where
+        verdict.by_itself = by_itself
+        verdict.exit_code = _exit_code(root, cooperating)
+        verdict.what = _in_words(root, by_itself, killer, asked=oom is not None and root.node in oom)
+        if not (root.told or root.early):
+            verdict.cause = likely(
+                _text(root), code=root.code, by_itself=by_itself, ours=cooperating, oom=isinstance(killer, str)
+            )
+    return verdict
+
+
+def _first(ends: Sequence[RankEnd], cooperating: bool) -> tuple[RankEnd | None, bool]:
+    """The end that came first of those that count most, and whether that rank failed by itself."""
+    fine = {0, ExitCode.SAVED} if cooperating else {0}
+    bad = [end for end in ends if end.code not in fine or end.early]
     primary = [end for end in bad if not end.is_consequence]
     if any(end.told for end in primary):
         # All ranks raise what one has told, and leave with its code; it is the words of that one we want to hear.
         codes = {end.code for end in primary if end.told}
         primary = [end for end in primary if end.told or end.code not in codes]
-    root = min(primary or bad, key=lambda end: end.ns)
-    return Verdict(
-        root=root,
-        ends=list(ends),
-        host=host,
-        attempt=attempt,
-        exit_code=_exit_code(root, cooperating),
-        parent_gone=parent_gone,
-        notice=notice,
-        tail=_tail(root.log),
-    )
+    # One that never started, or was not seen to end, tells less than one that was.
+    order = sorted(primary or bad or ends, key=lambda end: (end.code is None, end.is_doubtful, end.ns))
+    if primary or not order:
+        return (order[0] if order else None), bool(primary)
+    first = min(order, key=lambda end: (end.ordered and end.message is None, end.ns))
+    # Nobody failed but for missing another one, and somebody had left: by itself that is no failure of a program that
+    # knows nothing of us, but here it is what the others missed. Its end is seen a little after they notice it.
+    left = [end for end in ends if end.code == 0 and not end.ordered and end.ns <= first.ns + _later_ns(end, first)]
+    if left and bad and not first.ordered:
+        early = min(left, key=lambda end: end.ns)
+        return replace(early, early=True, message="left with exit code 0 while other ranks still needed it"), True
+    return first, False
+
+
+def _later_ns(end: RankEnd, first: RankEnd) -> int:
+    return _SEEN_LATER_NS if end.node == first.node else _TOLD_LATER_NS
+
+
+def _in_words(root: RankEnd, by_itself: bool, killer: object, *, asked: bool) -> str:
+    where, how = f" at {root.where}" if root.where else "", root.how
+    if root.code == -signal.SIGKILL and root.message is None:
+        if isinstance(killer, str):
+            who = printable(killer[:200])
+        elif asked:
+            who = "by a person or a program: the kernel counted no kill for want of memory"
+        else:
+            who = "by the kernel when memory ran out, or by a person"
+        how += f" ({who})"
+    if by_itself:
+        return f"rank {root.rank} on {root.host} failed{where}: {how}"
+    return f"no rank failed by itself; the first to give up was rank {root.rank} on {root.host}{where}: {how}"
+
+
+def _hang_in_words(hang: Hang, ends: Sequence[RankEnd], stood: Mapping[int, str]) -> str:
+    hosts = sorted({end.host for end in ends if end.rank in hang.suspects})
+    on = f" on {', '.join(hosts[:_ALSO])}" if hosts else ""
+    places = sorted({stood[rank] for rank in hang.suspects if rank in stood})
+    at = f" at {' and '.join(places[:_ALSO])}" if places else ""
+    waiting = f"; {ranks_in_words(hang.waiting)} waited for it" if hang.waiting else ""
+    return f"{ranks_in_words(hang.suspects)}{on}{at} {hang.how}{waiting}"
+
+
+def _nodes(hosts: Mapping[int, str]) -> str:
+    return " and ".join(f"node {node} ({host})" for node, host in sorted(hosts.items()))
+
+
+def _ranks(ends: Sequence[RankEnd]) -> str:
+    return ranks_in_words(end.rank for end in ends)
+
+
+def _text(root: RankEnd) -> str:
+    """What a cause may be read from: the error's own words; the log only of a rank that left no error."""
+    if root.message is not None:
+        # What an error was raised *from* explains it; what was being handled when it came up need not.
+        return f"{root.message}\n{(root.traceback or '').rpartition(_NO_CAUSE)[2]}"
+    return "\n".join(root.tail)
 
 
 def _exit_code(root: RankEnd, cooperating: bool) -> int:
@@ -200,30 +252,3 @@ def _exit_code(root: RankEnd, cooperating: bool) -> int:
     if code < 0:
         return 128 - code
     return ExitCode.FAILED if code in _OURS and not cooperating else code
-
-
-def _read_error(path: Path) -> dict[str, Any]:
-    """A rank's error file; one that is missing, torn or strange says nothing."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def _tail(log: Path) -> list[str]:
-    """The last lines of a log, as text whatever the bytes are."""
-    try:
-        with open(log, "rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - _TAIL_BYTES))
-            return file.read().decode("utf-8", "replace").splitlines()[-_TAIL_LINES:]
-    except OSError:
-        return []

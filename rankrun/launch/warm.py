@@ -31,13 +31,17 @@ HELD = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}  # until a rank has settle
 
 @dataclass(frozen=True)
 class RankStart:
-    """What one rank needs to begin: its place, its environment (on top of the agent's) and its log file."""
+    """What one rank needs to begin: its place, its environment (on top of the agent's) and where its output goes."""
 
     local_rank: int
     environment: dict[str, str]
     log_file: str
     keeps_stdin: bool
     holds_notices: bool  # SIGUSR2 stays pending from the fork until the program's handler stands
+    error_log: str | None = None  # stderr's own file; None: both streams go to log_file
+    stacks: str | None = None  # the file that faulthandler dumps into at STACKS_SIGNAL
+    strips: bool = False  # --no-dist-env: takes the variables of torchrun and ours away
+    tracer: int | None = None  # the process that may look into this one (py-spy, started by the agent)
 
 
 @dataclass
@@ -65,8 +69,9 @@ class WarmParent:
         """Work until the agent closes the channel. No frame here holds anything that a rank would have to undo."""
         os.setsid()  # the terminal's signals are the agent's business
         adopt_orphans()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
-            signal.signal(number, signal.SIG_IGN)
+        for number in signal.valid_signals():  # what the agent handles; a rank takes all of it back in `settle`
+            if callable(signal.getsignal(number)):
+                signal.signal(number, signal.SIG_IGN)
         self._wake_out, self._wake_in = socket.socketpair()
         self._wake_out.setblocking(False)
         self._wake_in.setblocking(False)
@@ -112,6 +117,11 @@ class WarmParent:
             for pid in self._ranks:
                 listens = listens_for(pid, signal.SIGUSR2)
                 send([pid], signal.SIGUSR2 if listens else message["notice"])
+        elif "signal" in message:
+            number = message["signal"]
+            heard = [pid for pid in self._ranks if not message["only_if_heard"] or listens_for(pid, number)]
+            send(heard, number)
+            self.channel.send({"signalled": number, "local_ranks": [self._ranks[pid] for pid in heard]})
         elif "stop" in message:
             send(self._ranks, signal.SIGTERM)
             kill_at = time.monotonic() + message["stop"]

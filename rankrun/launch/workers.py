@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import selectors
 import signal
 import time
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from rankrun.beat import SIZE_BYTES, Reading
 from rankrun.launch.channel import Channel
 from rankrun.launch.process import LINUX, kill_family, send
 from rankrun.launch.signals import Signals
+from rankrun.launch.waiting import Waiter
 from rankrun.launch.warm import RankStart
 
 TERM_TO_KILL_S = 1.0  # a Python handler does not run inside a blocked gloo collective, so waiting longer is no use
@@ -66,6 +66,7 @@ class Workers:
     channel: Channel
     parent_pid: int
     signals: Signals
+    waiter: Waiter = field(default_factory=Waiter)
     ready: bool = False  # the warm parent has imported what it shares
     exits: dict[int, Exit] = field(default_factory=dict)  # of this attempt, by local rank
     pids: dict[int, int] = field(default_factory=dict)  # of this attempt, by local rank
@@ -75,9 +76,8 @@ class Workers:
     _stopped: bool = True
 
     def __post_init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self.channel, selectors.EVENT_READ)
-        self._selector.register(self.signals, selectors.EVENT_READ)
+        self.waiter.watch(self.channel)
+        self.waiter.watch(self.signals)
 
     @property
     def running(self) -> list[int]:
@@ -91,9 +91,14 @@ class Workers:
 
     def wait_until_ready(self) -> bool:
         """Whether ranks can be started now; False if a signal or the warm parent's end came first."""
-        while not self.ready and not self.parent_gone and not self.signals.seen:
+        while not self.ready and not self.parent_gone and not self.interrupted:
             self.wait(1.0)
-        return self.ready and not self.signals.seen
+        return self.ready and not self.interrupted
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal has come after which nothing new is begun."""
+        return self.signals.told_to_leave is not None
 
     def start(self, starts: Iterable[RankStart]) -> dict[int, int]:
         """Start one attempt; returns pids by local rank, fewer where the warm parent ended meanwhile."""
@@ -106,10 +111,9 @@ class Workers:
         return dict(self.pids)
 
     def wait(self, timeout_s: float) -> None:
-        """Wait for news of a rank, the warm parent or a signal, at most `timeout_s`."""
-        if not self.parent_gone:
-            self._selector.select(timeout_s)
-            self.signals.drain()
+        """Wait for news of a rank, the warm parent, a signal or whatever else `waiter` watches, at most `timeout_s`."""
+        self.waiter.wait(timeout_s)
+        self.signals.drain()
         for message in self.channel.receive():
             if "started" in message:
                 self.pids[message["started"]] = message["pid"]
@@ -123,6 +127,12 @@ class Workers:
                 self.unkillable = message["left"]
             elif "ready" in message:
                 self.ready = True
+        if self.parent_gone:
+            self.waiter.forget(self.channel)  # its end would wake us for ever
+
+    def signal_ranks(self, number: int, *, only_if_heard: bool) -> None:
+        """Send a signal to every rank, or to those that have a handler for it."""
+        self.channel.send({"signal": int(number), "only_if_heard": only_if_heard})
 
     def notice(self, fallback: signal.Signals) -> None:
         """Pass a notice on: SIGUSR2 to a rank that listens for it, `fallback` to one that does not."""
@@ -152,7 +162,7 @@ class Workers:
         while not _reaped(self.parent_pid) and time.monotonic() < deadline:
             time.sleep(0.002)  # waitpid has no time limit of its own
         self.unkillable = kill_family(_UNKILLABLE_S)
-        self._selector.close()
+        self.waiter.close()
 
 
 def _reaped(pid: int) -> bool:

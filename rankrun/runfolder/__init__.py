@@ -8,6 +8,7 @@ from rankrun.runfolder.files import write_atomically
 from rankrun.runfolder.lines import JsonLines, read_json_lines
 from rankrun.runfolder.paths import RunFolder
 from rankrun.runfolder.recording import record
+from rankrun.runfolder.stopping import stopped_before
 
 __all__ = [
     "AuditLog",
@@ -18,5 +19,6 @@ __all__ = [
     "claim",
     "read_json_lines",
     "record",
+    "stopped_before",
     "write_atomically",
 ]

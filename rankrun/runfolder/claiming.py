@@ -21,6 +21,7 @@ from rankrun.runfolder.holder import this_process
 from rankrun.runfolder.live import Live, sweep, take
 from rankrun.runfolder.paths import RunFolder
 from rankrun.runfolder.recording import record
+from rankrun.runfolder.stopping import remove_stop
 
 if TYPE_CHECKING:
     from rankrun.config import Settings
@@ -53,10 +54,14 @@ class Claim:
         self.attempt, _ = _make_attempt(self.folder)
         return self.attempt
 
-    def beat(self) -> None:
-        """Show that this launch lives; call it about every second. RunFolderBusy: another launch holds the run now."""
-        if self._live is not None:
-            self._live.beat()
+    def beat(self, status: str = "") -> None:
+        """Show that this launch lives, and what it does ("running train step 1200"); call it about every second.
+
+        RunFolderBusy: another launch holds the run now. OSError passes; the next beat serves as well.
+        """
+        live = self._live
+        if live is not None:
+            live.beat(status)
 
     def release(self) -> None:
         """Let go of the folder. A second call does nothing."""
@@ -97,6 +102,7 @@ def claim(
     command: Sequence[str],
     env: Mapping[str, str],
     allow_change: Sequence[str] = (),
+    resume: Sequence[str] = (),
     host: str | None = None,
     now: Callable[[], float] = time.time,
     clock: Callable[[], float] = time.monotonic,
@@ -108,8 +114,9 @@ def claim(
 
     `settings` None is a target without a config: no identity is kept. RunFolderError: another run's folder, no run
     folder at all, or one that can't be written. RunFolderBusy: a live launch holds it. OptionError: an `allow_change`
-    that is no key. After any error the folder is as it was; after a kill at any point the next claim goes on. `say`
-    gets lines while it waits and all of `notes`.
+    that is no key. After any error the folder is as it was; after a kill at any point the next claim goes on. `resume`
+    are the words after `launch.py` that go on with this run; the record keeps them. `say` gets lines while it waits
+    and all of `notes`.
     """
     folder = RunFolder(Path(path))
     if "\0" in str(path) or not folder.name:
@@ -138,7 +145,7 @@ def claim(
             return Claim(folder, numbers[-1] if numbers else 0, token, settings, finished=True, notes=found.notes)
         before = {file: _text_of(file) for file in (folder.final_file, folder.config_file, folder.record_file)}
         number, attempt = _make_attempt(folder)
-        _write(folder, settings, found, command, env, host or socket.gethostname(), since, number)
+        _write(folder, settings, found, command, resume, env, host or socket.gethostname(), since, number)
         notes = [*live.notes, *found.notes]
         for note in found.notes:
             say(note)
@@ -245,13 +252,19 @@ def _write(
     settings: Settings | None,
     found: _Found,
     command: Sequence[str],
+    resume: Sequence[str],
     env: Mapping[str, str],
     host: str,
     since: str,
     attempt: int,
 ) -> None:
-    text = record(command, env=env, host=host, since=since)
-    text |= {"run": folder.name, "attempt": attempt, "allowed_changes": found.allowed}
+    text = record(command, resume=resume, env=env, host=host, since=since)
+    text |= {
+        "run": folder.name,
+        "path": str(folder.path.absolute()),
+        "attempt": attempt,
+        "allowed_changes": found.allowed,
+    }
     written = json.dumps(text, indent=1, ensure_ascii=True) + "\n"
     # With the launch, so that a later launch's record does not erase this one's.
     write_atomically(folder.live / "record.json", written)
@@ -285,6 +298,9 @@ def _undo(
                     write_atomically(file, text)
         with contextlib.suppress(OSError):
             live.withdraw()
+        if made:
+            with contextlib.suppress(OSError):
+                remove_stop(folder)  # a `stop` that came before the refusal has what it wanted
     remove_empty(made)
 
 

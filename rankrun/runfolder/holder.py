@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["Holder", "Life", "life_of", "this_process"]
+__all__ = ["Holder", "Life", "is_suspended", "life_of", "this_process"]
 
 Life = Literal["alive", "dead", "unknown"]
 
@@ -101,6 +101,11 @@ def life_of(holder: Holder, me: Holder) -> Life:
     return "alive"
 
 
+def is_suspended(holder: Holder) -> bool:
+    """Whether a holder that is alive on this machine was stopped (SIGSTOP, Ctrl-Z) and not continued."""
+    return _fields(holder.pid)[:1] == [b"T"]
+
+
 def _boot_id() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -117,10 +122,18 @@ def _namespace() -> str:
 
 def _start(pid: int) -> int | None:
     """Start of process `pid` in ticks since boot; -1 for one that is dead but not waited for; None when unknown."""
+    fields = _fields(pid)
+    try:
+        return -1 if fields[0] in (b"Z", b"X", b"x") else int(fields[19])
+    except (ValueError, IndexError):
+        return None
+
+
+def _fields(pid: int) -> list[bytes]:
+    """What /proc/PID/stat says from the process's state on; empty without it."""
     try:
         text = Path(f"/proc/{pid}/stat").read_bytes()
         # The program's name stands in brackets and may hold anything, brackets too; fields count from the last one.
-        fields = text[text.rindex(b")") + 2 :].split()
-        return -1 if fields[0] in (b"Z", b"X", b"x") else int(fields[19])
-    except (OSError, ValueError, IndexError):
-        return None
+        return text[text.rindex(b")") + 2 :].split()
+    except (OSError, ValueError):
+        return []

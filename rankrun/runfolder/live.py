@@ -23,10 +23,11 @@ from rankrun.runfolder.files import TEMPORARY, remove_tree, sync_folder, write_a
 from rankrun.runfolder.holder import Holder, life_of
 from rankrun.runfolder.paths import RunFolder
 
-__all__ = ["Live", "holder_of", "take"]
+__all__ = ["Live", "heartbeat_of", "holder_of", "status_in", "take"]
 
 HOLDER = "holder.json"
 HEARTBEAT = "heartbeat"
+HEARTBEAT_BYTES = 128
 MOST_TRIES = 50
 # What a clock of the file system itself must show before a half-made live.tmp-… of an unknown machine is cleared away.
 OLD_S = 600.0
@@ -41,8 +42,8 @@ class Live:
     notes: list[str] = field(default_factory=list)
     _beats: int = 0
 
-    def beat(self) -> None:
-        """Show that this launch lives. RunFolderBusy when another one has taken the folder over meanwhile.
+    def beat(self, status: str = "") -> None:
+        """Show that this launch lives, and what it does. RunFolderBusy when another one has taken the folder over.
 
         OSError when the file system does not answer; that passes, and the next beat serves as well.
         """
@@ -53,7 +54,8 @@ class Live:
                 "this one stops and writes nothing more"
             )
         self._beats += 1
-        # In place: a reader only asks whether the bytes differ, so half a number serves as well as a whole one.
+        # In place and always as long: a reader who asks for life only compares bytes, so that half a line serves as
+        # well, and a full disk has nothing to give.
         try:
             descriptor = os.open(self.folder.live / HEARTBEAT, os.O_WRONLY | os.O_CLOEXEC)
         except FileNotFoundError as error:
@@ -62,7 +64,7 @@ class Live:
                 "launch took it over and has ended, or a person removed it; this one stops and writes nothing more"
             ) from error
         try:
-            os.pwrite(descriptor, f"{self._beats:020d}\n".encode("ascii"), 0)
+            os.pwrite(descriptor, _heartbeat_line(self._beats, status), 0)
         finally:
             os.close(descriptor)
 
@@ -153,7 +155,7 @@ def _put_in_place(folder: RunFolder, me: Holder) -> None:
         write_atomically(made / HOLDER, me.as_json())
         descriptor = os.open(made / HEARTBEAT, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            write_all(descriptor, f"{0:020d}\n".encode("ascii"))
+            write_all(descriptor, _heartbeat_line(0, ""))
         finally:
             os.close(descriptor)
         os.rename(made, folder.live)
@@ -187,20 +189,35 @@ def _heart_beats(
     Times in the file are never compared with ours: clocks of two hosts may be minutes apart. The file is opened anew
     at every look, since a network file system shows an open file as it was.
     """
-    first = _heartbeat(folder)
+    first = heartbeat_of(folder)
     begin = clock()
     while clock() - begin < stale_after_s:
         sleep(min(1.0, stale_after_s))
-        if _heartbeat(folder) != first or holder_of(folder) != holder:
+        if heartbeat_of(folder) != first or holder_of(folder) != holder:
             return True
     return False
 
 
-def _heartbeat(folder: RunFolder) -> bytes:
+def heartbeat_of(folder: RunFolder) -> bytes:
+    """The last sign of life, to be compared with a later one; empty when there is none."""
     try:
-        return (folder.live / HEARTBEAT).read_bytes()
+        with open(folder.live / HEARTBEAT, "rb") as file:
+            return file.read(HEARTBEAT_BYTES)
     except OSError:
         return b""
+
+
+def status_in(heartbeat: bytes) -> str:
+    """What the launch said of itself in a sign of life, in printable ASCII; empty when it said nothing."""
+    text = heartbeat.decode("ascii", "replace").partition("\n")[0]
+    return "".join(c for c in text.partition(" ")[2] if " " <= c <= "~").strip()
+
+
+def _heartbeat_line(beats: int, status: str) -> bytes:
+    """`beats` in 20 digits, a blank, the status (cut where it is too long), blanks, newline: HEARTBEAT_BYTES."""
+    room = HEARTBEAT_BYTES - 22
+    text = "".join(c if " " <= c <= "~" else "?" for c in status)[:room]
+    return f"{beats:020d} {text:{room}}\n".encode("ascii")
 
 
 def _settle_unreadable(

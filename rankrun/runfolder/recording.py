@@ -26,17 +26,25 @@ _PACKAGES: Final = (
 
 
 def record(
-    command: Sequence[str], *, env: Mapping[str, str], host: str, since: str, cwd: str | None = None
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    host: str,
+    since: str,
+    resume: Sequence[str] = (),
+    cwd: str | None = None,
 ) -> dict[str, Any]:
     """Command, commit with its uncommitted changes, packages, host, SLURM job and a filtered environment, as builtins.
 
-    `since` is when the launch began. Git is asked only where there is one, for a bounded time and size.
+    `since` is when the launch began, `resume` what goes on with the run later in place of `command`. Git is asked only
+    where there is one, for a bounded time and size.
     """
     folder = cwd or os.getcwd()
     return {
         "version": 1,
         "rankrun": __version__,
         "command": mask_arguments(command),
+        "resume": mask_arguments(resume),
         "folder": folder,
         "since": since,
         "host": host,

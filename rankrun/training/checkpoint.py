@@ -65,15 +65,18 @@ class Checkpoints:
         Rank 0 finds it and tells the others. `frozen` holds what must not change within a run (about the data, the
         device); CheckpointError names what differs, unless `allow_change` names it.
         """
+        self._beat.write(0, 0, Phase.START)
         found = self._group.on_rank_zero(lambda: _text(newest_snapshot(self._folder, self._log.warn)))
         progress = Progress()
         if found is not None:
+            self._beat.write(0, 0, Phase.START)
             progress = self._group.together(lambda: self._load(Path(found), model, optimiser, frozen, allow_change))
             self._good = {progress.step}
             self._log.say(
                 f"goes on from {found}: step {progress.step}, epoch {progress.epoch + 1}, position {progress.position}"
             )
         self._group.on_rank_zero(lambda: self._begin(progress.step))
+        self._beat.write(progress.step, progress.position, Phase.START)
         return progress
 
     def _begin(self, step: int) -> None:
@@ -155,6 +158,7 @@ class Checkpoints:
             STATE: lambda path: path.write_bytes(text.encode()),
         })  # fmt: skip
         self._good.add(progress.step)
+        self._beat.write(progress.step, progress.position, Phase.SAVE)  # to read it back may take as long again
         best = progress.best["step"] if progress.best is not None else None
         try:
             prune_snapshots(self._folder, progress.step, self._keep, best, self._good)

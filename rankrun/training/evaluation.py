@@ -49,7 +49,7 @@ def evaluate(
     to_input: Callable[[Tensor, Tensor], Tensor],
     group: Group,
     device: torch.device,
-    tick: Callable[[], None] = lambda: None,
+    tick: Callable[[int], object] = lambda done: None,
 ) -> dict[str, float | int]:
     """`{"rows", "loss", "top1", "top5"}` of `model` (not wrapped) over epoch 0 of all ranks; top5 from 6 classes on.
 
@@ -58,7 +58,8 @@ def evaluate(
 
     A batch is moved with `.to(device)`; then `to_input(batch.images, batch.draws)` is what the network gets, `labels`
     are `[B] int64`, and `weights [B]` are 0 for padding. Loss is the mean cross-entropy, NaN if any row's is not
-    finite. `tick` is called before each batch. The model is left in training mode if it was in it.
+    finite. `tick` hears how many batches are done, before the first one is asked for and when each has come.
+    The model is left in training mode if it was in it.
     """
     was_training = model.training
     share_buffers(model, group)
@@ -66,8 +67,9 @@ def evaluate(
     # rows, right, right in five, loss units, rows without a finite loss, rows that were replaced
     sums = torch.zeros(6, dtype=torch.int64)
     classes = 0
-    for batch in loader.epoch(0):
-        tick()
+    tick(0)
+    for done, batch in enumerate(loader.epoch(0)):
+        tick(done)
         batch = batch.to(device)
         logits = model(to_input(batch.images, batch.draws)).float()
         labels, counts = batch.labels, batch.weights > 0

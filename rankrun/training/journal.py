@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from rankrun.beat import Beat, Phase
 from rankrun.errors import OrderError
 from rankrun.runfolder import AuditLog, write_atomically
 from rankrun.training.checkpoint import must_be_written
@@ -62,6 +63,7 @@ class Journal:
         run: Run,
         group: Group,
         log: Log,
+        beat: Beat,
         settings: Settings,
         loader: Epochs,
         place: Callable[[int], str],
@@ -73,6 +75,7 @@ class Journal:
         self._settings = settings
         self._group = group
         self._log = log
+        self._beat = beat
         self._loader = loader
         self._place = place
         self._every_steps = settings.train.log_every_steps
@@ -218,6 +221,7 @@ class Journal:
 
         SaveError on all ranks if final.json can't be written.
         """
+        self._beat.write(progress.step, progress.position, Phase.SAVE)
         self._group.on_rank_zero(lambda: self._finish(progress, metrics, model, optimiser))
 
     def _finish(
@@ -232,6 +236,7 @@ class Journal:
             draw_curves(folder.metrics_file, folder.curves_file)
         except OSError as error:
             self._log.warn(f"{folder.curves_file} could not be drawn: {error}")
+        self._beat.write(progress.step, progress.position, Phase.SAVE)
         weights = tensors_sha256(model.state_dict())
         final = {
             "version": 1,

@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -151,7 +151,7 @@ def process_group(
         yield Group(0, 1)
         return
     limit = timedelta(seconds=limit_s)
-    with _store(world, rendezvous, limit_s) as store:
+    with open_store(world, rendezvous, limit_s) as store:
         _wait_for_all(store, world, limit)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(
@@ -164,13 +164,14 @@ def process_group(
         except BaseException as error:
             if is_told(error) and told_by(error) is None:
                 error.told_by = world.rank  # type: ignore[attr-defined]
-            _take_down(_DOWN_AFTER_ERROR_LIMIT_S)
+            with suppress(Exception):  # without memory or open files the way out fails as well, and must not hide why
+                take_down(_DOWN_AFTER_ERROR_LIMIT_S)
             raise
-        if not _take_down(_DOWN_LIMIT_S):
+        if not take_down(_DOWN_LIMIT_S):
             raise SetupError(f"the process group of rank {world.rank} did not go down within {_DOWN_LIMIT_S:.0f} s")
 
 
-def _take_down(limit_s: float) -> bool:
+def take_down(limit_s: float) -> bool:
     """True if the group is gone; False if its take-down still blocks (in a daemon thread) after `limit_s`."""
     thread = threading.Thread(target=dist.destroy_process_group, daemon=True)
     thread.start()
@@ -179,7 +180,8 @@ def _take_down(limit_s: float) -> bool:
 
 
 @contextmanager
-def _store(world: World, rendezvous: Path, limit_s: float) -> Iterator[Store]:
+def open_store(world: World, rendezvous: Path, limit_s: float) -> Iterator[Store]:
+    """The store at which the ranks of `world` find each other, fresh for every attempt; SetupError after `limit_s`."""
     if world.launcher == "srun" and world.master_addr is None:
         with published_store(world, rendezvous, limit_s) as store:
             yield store

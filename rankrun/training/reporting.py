@@ -53,6 +53,8 @@ def report_errors(
         if code is not None and not isinstance(code, int):
             print(code, file=sys.stderr)
             code = ExitCode.FAILED
+        if code and (place := environ.get("TORCHELASTIC_ERROR_FILE")):
+            write_failure(place, end, int(code))  # an exit code alone does not say which line left
         leave(code or ExitCode.DONE)
     except KeyboardInterrupt:
         print("interrupted; nothing was saved since the last checkpoint", file=sys.stderr)
@@ -78,7 +80,7 @@ def report_errors(
 
 def _lost_a_peer(error: BaseException) -> bool:
     """Whether this rank only noticed that another one is gone: its traceback would hide the other's words."""
-    return isinstance(error, RuntimeError) and PEER_GONE.search(str(error)) is not None
+    return isinstance(error, RuntimeError) and PEER_GONE.search(format_error(error)) is not None
 
 
 def _speaks(error: BaseException, environ: Mapping[str, str]) -> bool:

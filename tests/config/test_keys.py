@@ -10,7 +10,7 @@ SettingsOf = Callable[..., Settings]
 FREE = {
     "data.read", "data.workers", "data.worker_start", "data.audit", "train.micro_batch",
     "train.log_every_steps", "checkpoint.every_steps", "checkpoint.keep", "eval.every_epochs", "launch.nproc",
-    "launch.max_restarts", "launch.grace_s",
+    "launch.max_restarts", "launch.grace_s", "launch.hang_timeout_s",
 }  # fmt: skip
 
 

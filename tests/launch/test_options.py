@@ -54,11 +54,15 @@ def test_module_target():
         (["--max-restarts", "²", "s.py"], "'²' is not a whole number from 0"),
         (["--grace", "nan", "s.py"], "'nan' is not a number of seconds"),
         (["--start", "cold", "s.py"], "invalid choice: 'cold'"),
-        (["--nnodes", "2", "s.py"], "--nnodes 2: several machines are not joined yet"),
-        (["--rdzv_endpoint", "h:1", "s.py"], "--rdzv-endpoint: several machines are not joined yet"),
-        (["--tee", "3", "s.py"], "--tee: the logs of all ranks are in the run folder"),
+        (["--hang-timeout", "0", "s.py"], "--hang-timeout: '0': give a number of seconds above 0"),
+        (["--attach", "first", "s.py"], "--attach: 'first' is not a whole number"),
         (["--allow-change", "a", "s.py"], "the target is none"),
         (["-m", "--no-python", "x"], "-m and --no-python contradict each other"),
+        (["-m", "--run-path", "x"], "-m and --run-path contradict each other"),
+        (["--runs", "a", "--log-dir", "b", "x.py"], "--runs a and --log-dir b mean the same folder; give one"),
+        (["--runs", "", "x.py"], "--runs: '' is no folder"),
+        (["--no-dist-env", "c.yaml"], "--no-dist-env is for programs of your own"),
+        (["c.yaml", "--virtual-local-rank"], "--virtual-local-rank is for programs of your own"),
     ],
 )
 def test_mistakes_are_one_told_line(words, says):
@@ -68,10 +72,56 @@ def test_mistakes_are_one_told_line(words, says):
     assert "\n" not in str(caught.value)
 
 
-def test_every_option_of_this_torchs_torchrun_is_honoured_or_refused():
-    from torch.distributed.run import get_args_parser
+def test_a_mistake_of_80_kilobytes_is_shown_short():
+    with pytest.raises(OptionError) as caught:
+        parse_run(["--" + "x" * 80_000, "s.py"], {})
+    assert len(str(caught.value)) < 200
 
-    ours = {name for action in run_parser({})._actions for name in action.option_strings}
-    theirs = {name for action in get_args_parser()._actions for name in action.option_strings}
-    assert {name for name in theirs if name.startswith("--")} - ours == set()
-    assert {name for name in theirs if not name.startswith("--")} - ours == set()
+
+def test_log_dir_is_runs():
+    assert parse_run(["--log-dir", "there", "s.py"], {}).runs == "there"
+    assert parse_run(["--log-dir", "there", "--runs", "there", "s.py"], {}).runs == "there"
+
+
+def test_run_path_runs_a_script_as_ever_and_wins_over_no_python():
+    options = parse_run(["--run-path", "--no-python", "/a/s.py"], {})
+    assert not options.no_python
+
+
+def test_a_preflight_needs_no_target():
+    assert parse_run(["--preflight", "--nproc", "2"], {}).preflight
+    options = parse_run(["--preflight", "c.yaml", "train.epochs=1"], {})
+    assert (options.target, options.words, options.is_config) == ("c.yaml", ("train.epochs=1",), True)
+
+
+@pytest.mark.parametrize(
+    ("words", "again"),
+    [
+        (["--nproc=2", "--name", "a", "s.py", "--nproc", "7"], ["--nproc=2"]),
+        (["--runs", "r", "--log-dir", "r", "--dry-run", "--start", "exec", "s.py"], ["--start", "exec"]),
+        (["-m", "-r3", "-t", "1", "pkg", "-m"], ["-m", "-r3", "-t", "1"]),
+        (
+            ["--nproc", "2", "c.yaml", "a=1", "--grace", "5", "b=--x", "--debug"],
+            ["--nproc", "2", "--grace", "5", "--debug"],
+        ),
+        (["c.yaml", "--allow_change", "a.b", "--max_restarts", "1"], ["--max_restarts", "1"]),
+        (["--", "s.py", "--nproc", "2"], []),
+    ],
+)
+def test_the_words_that_a_resumed_run_is_given_again(words, again):
+    assert parse_run(words, {}).again == tuple(again)
+
+
+def test_a_resumed_run_gets_what_the_environment_said_as_well():
+    env = {"PET_MAX_RESTARTS": "3", "PET_VIRTUAL_LOCAL_RANK": "1", "PET_LOG_DIR": "r", "PET_NPROC_PER_NODE": "4"}
+    again = parse_run(["--nproc", "2", "s.py"], env).again
+    assert again == ("--max-restarts", "3", "--virtual-local-rank", "--nproc", "2")
+    assert parse_run([*again, "s.py"], {}).max_restarts == 3
+
+
+def test_the_help_shows_one_spelling_of_each_option(capsys):
+    run_parser().print_help()
+    text = capsys.readouterr().out
+    assert "--max-restarts N" in text
+    assert "--max_restarts N" not in text
+    assert "--numa-binding" not in text  # refused

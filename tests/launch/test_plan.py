@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from rankrun.errors import OptionError
-from rankrun.launch.options import RunOptions
-from rankrun.launch.plan import Target, _nproc, check_name, default_name, make_plan, shadowed_by, visible_gpus
+from rankrun.launch.options import RunOptions, parse_run
+from rankrun.launch.plan import Target, _nproc, check_name, default_name, make_plan, visible_gpus
 
 
 @pytest.fixture
@@ -20,38 +20,6 @@ def script(tmp_path, monkeypatch):
         return make_plan(RunOptions(target=name, words=("a", "-b"), **options), env or {}, None, gpus=gpus)
 
     return plan_for
-
-
-def test_a_script_runs_warm_with_the_torch_modules_it_names(script):
-    plan = script("import json\nimport torch.distributed as dist\nfrom torchvision.transforms import v2\n")
-    assert plan.warm
-    assert plan.preload == ("torch", "torch.distributed", "torchvision.transforms")
-    assert plan.target == Target("script", "job.py", ("a", "-b"))
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ('import os\nos.environ["OMP_NUM_THREADS"] = "4"\nimport torch\n', "job.py:2 sets OMP_NUM_THREADS"),
-        ('import os\nos.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")\nimport torch\n', "CUDA_VISIBLE_DEVICES"),
-    ],
-)
-def test_a_script_that_sets_what_torch_reads_at_import_gets_processes_of_its_own(script, text, reason):
-    plan = script(text)
-    assert not plan.warm
-    assert reason in plan.why_not_warm
-    with pytest.raises(OptionError, match="--start warm"):
-        script(text, start="warm")
-
-
-def test_setting_it_after_the_import_or_reading_it_is_harmless(script):
-    assert script('import torch, os\nos.environ["OMP_NUM_THREADS"] = "4"\n').warm
-    assert script('NAME = "OMP_NUM_THREADS"\nimport torch\n').warm
-
-
-def test_a_module_beside_the_script_that_shadows_torchvision(script, tmp_path):
-    (tmp_path / "torchvision.py").write_text("")
-    assert "torchvision beside job.py shadows" in script().why_not_warm
 
 
 @pytest.mark.parametrize(
@@ -119,53 +87,126 @@ def test_gpus_of_cuda_visible_devices(shown, count):
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": shown}) == count
 
 
-def test_commands():
-    assert Target("script", "a.py", ("x y",)).command(["py"]) == ["py", "-u", "a.py", "x y"]
-    assert Target("module", "a.b", ()).command(["py", "-O"]) == ["py", "-O", "-u", "-m", "a.b"]
-    assert Target("command", "ls", ("-l",)).command(["py"]) == ["ls", "-l"]
-
-
-@pytest.mark.parametrize(
-    ("before", "reason"),
-    [
-        ("import os\nos.environ.update(OMP_NUM_THREADS='1')\n", "job.py:2 sets OMP_NUM_THREADS"),
-        ("import settings_of_mine\n", "settings_of_mine.py:2 sets MKL_NUM_THREADS"),
-    ],
-)
-def test_settings_by_keyword_and_in_local_modules_are_found_too(script, tmp_path, before, reason):
-    (tmp_path / "settings_of_mine.py").write_text("import os\nos.environ['MKL_NUM_THREADS'] = '1'\n")
-    assert reason in script(before + "import torch\n").why_not_warm
-
-
-def test_the_file_of_a_module_is_looked_into(script, tmp_path):
-    (tmp_path / "pack").mkdir()
-    (tmp_path / "pack/__main__.py").write_text("import os\nos.environ['OMP_NUM_THREADS'] = '1'\nimport torch\n")
-    plan = make_plan(RunOptions(target="pack", words=(), module=True), {}, None, gpus=0)
-    assert "pack/__main__.py:2 sets OMP_NUM_THREADS" in plan.why_not_warm
-
-
-def test_a_local_module_that_stands_for_a_loaded_one_is_found(script, tmp_path):
-    import secrets
-    import sys
-
-    target = script().target
-    assert shadowed_by(target, sys.modules) is None
-    (tmp_path / "secrets.py").write_text("")
-    assert shadowed_by(target, {"secrets": secrets}) == "secrets"
-    assert shadowed_by(target, {"other": secrets}) is None
-
-
-def test_a_linked_script_is_at_home_where_the_link_leads(script, tmp_path):
-    (tmp_path / "real").mkdir()
-    (tmp_path / "real/job.py").write_text("import torch\n")
-    (tmp_path / "real/numpy.py").write_text("")
-    (tmp_path / "link.py").symlink_to("real/job.py")
-    plan = make_plan(RunOptions(target="link.py", words=()), {}, None, gpus=0)
-    assert "numpy beside link.py shadows" in plan.why_not_warm
-
-
 @pytest.mark.parametrize(("nproc", "told"), [("1", "1 rank with"), ("2", "2 ranks with")])
 def test_more_ranks_than_gpus(nproc, told):
     settings = SimpleNamespace(train=SimpleNamespace(device="cuda", global_batch=8))
     with pytest.raises(OptionError, match=f"^{told} train.device=cuda, but this machine shows 0 GPUs; use"):
-        _nproc(SimpleNamespace(nproc=nproc), settings, 0)
+        _nproc(RunOptions(target="c.yaml", words=(), nproc=nproc), settings, 0)
+
+
+def plan_for(*words, env=None, settings=None, gpus=0):
+    options = parse_run([*words], env or {})
+    return make_plan(options, env or {}, settings, gpus=gpus)
+
+
+def settings_of(global_batch=8, device="cpu", **launch):
+    launch = {"nproc": None, "max_restarts": 3, "grace_s": 20.0, "hang_timeout_s": None, **launch}
+    train = SimpleNamespace(device=device, global_batch=global_batch, threads=1)
+    return SimpleNamespace(train=train, launch=SimpleNamespace(**launch))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The current folder: a job.py, and a train.py for configs."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "job.py").write_text("import torch\n")
+    (tmp_path / "train.py").write_text("import torch\n")
+    return tmp_path
+
+
+def test_defaults_that_are_not_torchruns(here):
+    plan = plan_for("job.py")
+    assert (plan.nnodes, plan.node_rank, plan.endpoint, plan.run_id) == (1, None, None, "job")
+    assert (plan.stop_grace_s, plan.grace_s, plan.hang_timeout_s, plan.role) == (1.0, 30.0, None, "default")
+    assert plan.signals == ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
+    assert plan.dist_env
+
+
+def test_what_torchruns_options_come_to(here):
+    words = ["--rdzv-id", "j7", "--role", "t", "--shutdown-timeout", "4", "--signals-to-handle", "SIGALRM"]
+    plan = plan_for(*words, "--master-port", "29777", "--rdzv-conf", "timeout=9,read_timeout=3", "job.py")
+    assert (plan.run_id, plan.role, plan.stop_grace_s, plan.signals) == ("j7", "t", 4.0, ("SIGALRM",))
+    assert (plan.store_port, plan.join_timeout_s, plan.read_timeout_s) == (29777, 9.0, 3.0)
+
+
+def test_a_config_has_limits_of_its_own_and_options_win(here):
+    settings = settings_of(hang_timeout_s=50.0)
+    plan = plan_for("c.yaml", settings=settings)
+    assert (plan.hang_timeout_s, plan.grace_s, plan.max_restarts) == (50.0, 20.0, 3)
+    plan = plan_for("c.yaml", "--hang-timeout", "9", "--grace", "0", "--max-restarts", "0", settings=settings)
+    assert (plan.hang_timeout_s, plan.grace_s, plan.max_restarts) == (9.0, 0.0, 0)
+
+
+def test_only_one_rank_of_a_config_is_shown_unless_more_is_asked_for(here):
+    assert plan_for("c.yaml", settings=settings_of()).terminal.one_speaks
+    assert not plan_for("c.yaml", "--tee", "3", settings=settings_of()).terminal.one_speaks
+    assert not plan_for("c.yaml", "--local-ranks-filter", "1", settings=settings_of()).terminal.one_speaks
+    assert not plan_for("job.py").terminal.one_speaks
+
+
+def test_the_global_batch_counts_the_ranks_of_all_machines(here):
+    words = ["--nnodes", "2", "--rdzv-endpoint", "h", "--nproc", "5", "c.yaml"]
+    with pytest.raises(
+        OptionError, match=r"global_batch=8 is less than 10 ranks: .* use train.global_batch=10 or --nproc 4"
+    ):
+        plan_for(*words, settings=settings_of())
+    with pytest.raises(OptionError, match=r"global_batch=1 is less than 10 ranks.*=10$"):
+        plan_for(*words, settings=settings_of(global_batch=1))
+
+
+@pytest.mark.parametrize(
+    ("words", "env", "says"),
+    [
+        (["--attach", "2", "--nproc", "2"], {}, "--attach 2: with 2 ranks it is at most 1"),
+        (["--attach", "1"], {}, "--attach 1: with 1 rank it is at most 0"),
+        (["--no-dist-env", "--nproc", "2"], {}, "--no-dist-env is for one rank; 2 need the variables"),
+        (["--no-dist-env", "--nnodes", "2", "--rdzv-endpoint", "h"], {}, "--no-dist-env is for one rank"),
+        (["--virtual-local-rank", "--nproc", "2"], {"CUDA_VISIBLE_DEVICES": "3"}, "CUDA_VISIBLE_DEVICES=3 names fewer"),
+    ],
+)
+def test_what_the_number_of_ranks_makes_impossible(here, words, env, says):
+    with pytest.raises(OptionError, match=says):
+        plan_for(*words, "job.py", env=env)
+
+
+def test_a_rank_of_another_machine_may_be_attached(here):
+    plan = plan_for("--nnodes", "2", "--rdzv-endpoint", "h", "--attach", "3", "--nproc", "2", "job.py")
+    assert (plan.terminal.attach, plan.terminal.attached) == (3, True)
+
+
+@pytest.mark.parametrize("target", [["job.py"], ["c.yaml"], []])
+def test_a_preflight_runs_our_check_in_a_folder_of_its_own(here, target):
+    plan = plan_for("--preflight", "--nproc", "2", *target, settings=settings_of() if target == ["c.yaml"] else None)
+    assert plan.target == Target("module", "rankrun.training.preflight")
+    assert plan.name == (f"{Path(target[0]).stem}-preflight" if target else "preflight")
+    assert (plan.settings, plan.new_folder, plan.max_restarts, plan.warm) == (None, True, 0, True)
+    assert plan.resume_words("x") == []
+    assert plan_for("--preflight", gpus=3).nproc == 3
+    assert (Path(plan.environment["PYTHONPATH"].split(":")[0]) / "rankrun").is_dir()
+
+
+def test_the_words_that_go_on_with_a_run(here):
+    plan = plan_for(
+        "--nproc", "2", "c.yaml", "a.b=1", "--grace", "3", "--name", "n", "--runs", "r", settings=settings_of()
+    )
+    words = plan.resume_words("n")
+    assert words == ["run", "r/n/config.yaml", "--name", "n", "--runs", "r", "--nproc", "2", "--grace", "3"]
+    plan = plan_for("--max-restarts", "1", "--log-dir", "r", "-m", "pkg", "x y", "", "--name", "é")
+    words = plan.resume_words("pkg-20260101-000000")
+    assert words[:4] == ["run", "--max-restarts", "1", "-m"]
+    assert words[4:] == ["--name", "pkg-20260101-000000", "--runs", "r", "pkg", "x y", "", "--name", "é"]
+    again = plan_for(*words[1:])
+    assert (again.target, again.max_restarts, again.runs, again.new_folder) == (plan.target, 1, plan.runs, False)
+
+
+def test_a_target_that_looks_like_an_option_is_given_again_as_one_that_is_none(here):
+    words = plan_for("--no-python", "--", "-x", "y").resume_words("n")
+    assert words == ["run", "--no-python", "--name", "n", "--runs", "runs", "--", "-x", "y"]
+    assert plan_for(*words[1:]).target == Target("command", "-x", ("y",))
+
+
+def test_a_dry_run_tells_of_all_machines(here):
+    text = "\n".join(plan_for("--nnodes", "2", "--rdzv-endpoint", "h:1", "--node-rank", "1", "job.py").lines())
+    assert "machines     2; this one is 1; they meet at h port 1" in text
+    assert "ranks        1 on each machine" in text
+    assert "machines" not in "\n".join(plan_for("job.py").lines())

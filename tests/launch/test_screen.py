@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import threading
 
 from rankrun.launch.screen import Screen
@@ -34,6 +35,47 @@ def test_the_log_of_a_new_attempt_takes_the_old_ones_place(tmp_path, capfdbinary
     screen.close()
     assert capfdbinary.readouterr().out == b"old\nnew\n"
     assert not screen.shows(old)
+
+
+def test_a_key_tells_logs_apart_that_carry_the_same_prefix(tmp_path, capfdbinary):
+    screen = Screen()
+    for key, words in enumerate((b"a\n", b"b\n", b"c\n")):
+        (tmp_path / str(key)).write_bytes(words)
+        screen.show(tmp_path / str(key), "> ", key=key % 2, to_stderr=key == 1)
+    screen.start()
+    screen.close()
+    out, err = capfdbinary.readouterr()
+    assert (out, err) == (b"> a\n> c\n", b"> b\n")
+    assert [screen.shows(tmp_path / str(key)) for key in range(3)] == [False, True, True]
+
+
+def test_a_begun_line_of_the_plain_rank_ends_before_another_ranks(tmp_path, capfdbinary):
+    zero, one = tmp_path / "0.log", tmp_path / "1.log"
+    zero.write_bytes(b"(Pdb) ")
+    one.write_bytes(b"half")
+    screen = Screen()
+    screen.show(zero, None)
+    screen.show(one, "[1] ")
+    screen.start()
+    screen.say("of ours")  # stdout is no terminal here: no byte is added for it
+    screen.close()
+    assert capfdbinary.readouterr().out == b"(Pdb) \n[1] half\n"
+
+
+def test_on_a_terminal_what_we_say_begins_a_line(tmp_path, monkeypatch):
+    ours, theirs = pty.openpty()
+    monkeypatch.setattr("rankrun.launch.screen._STDOUT", theirs)
+    monkeypatch.setattr("rankrun.launch.screen._STDERR", theirs)
+    log = tmp_path / "0.log"
+    log.write_bytes(b"(Pdb) ")
+    screen = Screen()
+    screen.show(log, None)
+    screen.start()
+    screen.say("of ours")
+    screen.close()
+    assert os.read(ours, 1000) == b"(Pdb) \r\nrankrun: of ours\r\n"
+    os.close(ours)
+    os.close(theirs)
 
 
 def test_a_line_without_an_end_is_shown_in_pieces(tmp_path, capfdbinary):

@@ -99,6 +99,15 @@ def test_the_same_run_goes_on_with_the_next_attempt(tmp_path: Path) -> None:
     assert RunFolder(tmp_path / "a").attempt_numbers() == [0, 1, 2, 3, 4, 5]
 
 
+def test_the_record_keeps_what_goes_on_with_the_run_and_where_it_lies(tmp_path: Path) -> None:
+    with start(tmp_path / "a", resume=["run", "--token", "abc123", "a b"]) as held:
+        record = json.loads(held.folder.record_file.read_text())
+        assert record["resume"] == ["run", "--token", "***", "a b"]
+        assert record["path"] == str(tmp_path / "a")
+    with start(tmp_path / "a") as held:
+        assert json.loads(held.folder.record_file.read_text())["resume"] == []
+
+
 def test_a_second_launch_is_refused_while_the_first_lives(tmp_path: Path) -> None:
     with start(tmp_path / "a"):
         before = tree(tmp_path)

@@ -126,7 +126,7 @@ def test_config_show_says_where_each_value_came_from(project):
     ("words", "says"),
     [
         (["configs/digits.yaml"], "Did you mean launch.py run configs/digits.yaml?"),
-        (["status"], "'status' is not built yet"),
+        (["submit"], "'submit' is not built yet"),
         (["rnu"], "unknown verb 'rnu'. Did you mean 'run'?"),
         (["explain", "E999"], "there is no code 'E999'"),
         (["config", "help", "lr"], "Did you mean 'optim.lr'?"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -104,7 +105,7 @@ def test_the_rank_that_failed_is_the_one_that_is_named(doors, body, code, says):
     assert says in found["how"]
     (line,) = (line for line in done.output.splitlines() if line.startswith("rankrun: rank 1 on "))
     assert says in line
-    assert "stopped because of it: rank 0, 2" in done.output
+    assert "stopped because of it: ranks 0, 2" in done.output
 
 
 def test_children_and_loader_workers_of_a_failed_rank_are_gone_too(doors):
@@ -157,6 +158,71 @@ def test_a_signal_reaches_a_script_that_knows_nothing_of_us(sleeping, number, co
     command = sleeping()
     command.process.send_signal(signal.Signals[number])
     assert command.wait() == code, command.output
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_sigusr1_is_the_ranks_business_and_ends_nothing(doors, listens):
+    """torchrun dies of it."""
+    handler = "signal.signal(signal.SIGUSR1, lambda *_: open(f'heard-{os.environ[\"RANK\"]}', 'w').close())\n"
+    waiting = SLEEP.replace("time.sleep(1000)", "while not os.path.exists('go'): time.sleep(0.01)")
+    (doors.folder / "job.py").write_text("import os, signal\n" + (handler if listens else "") + waiting)
+    command = doors.launch("run", "--nproc", 2, "job.py")
+    command.until(lambda: all((doors.folder / f"up-{rank}").exists() for rank in range(2)), "both ranks are up")
+    command.process.send_signal(signal.SIGUSR1)
+    if listens:
+        command.until(lambda: len(list(doors.folder.glob("heard-*"))) == 2, "both ranks have heard it")
+    (doors.folder / "go").touch()
+    assert command.wait() == 0, command.output
+    assert "rankrun: SIGUSR1: " in command.output
+
+
+def test_sigquit_leaves_the_stacks_of_all_ranks_and_stops_at_once(doors, sleeping):
+    command = sleeping(SLEEP, "--grace", 100)
+    command.process.send_signal(signal.SIGQUIT)
+    assert command.wait() == 131, command.output
+    stacks = sorted((only_run(doors.folder) / "attempts/0000/stacks").iterdir())
+    assert [path.name for path in stacks] == ["rank-00000.txt", "rank-00001.txt"]
+    line = 1 + (doors.folder / "job.py").read_text().splitlines().index("time.sleep(1000)")
+    assert all(f'job.py", line {line} in <module>' in path.read_text() for path in stacks)
+
+
+def test_a_signal_that_was_named_is_a_notice_and_has_its_own_code(sleeping):
+    command = sleeping(SLEEP, "--signals-to-handle", "SIGALRM")
+    command.process.send_signal(signal.SIGALRM)
+    assert command.wait() == 128 + signal.SIGALRM, command.output
+
+
+def test_the_shutdown_timeout_is_what_the_others_get_after_a_failure(doors):
+    """Here more than it takes a handler to write a file, which SIGKILL after a second would not let it."""
+    (doors.folder / "job.py").write_text(
+        "import os, signal, sys, time, torch\n"
+        "def slow(*_):\n    time.sleep(2)\n    open('saved', 'w').close()\n    sys.exit(3)\n"
+        "if os.environ['RANK'] == '0':\n    signal.signal(signal.SIGTERM, slow)\n    open('up', 'w').close()\n"
+        "    time.sleep(1000)\n"
+        "while not os.path.exists('up'): time.sleep(0.01)\n"
+        "raise ValueError('first')\n"
+    )
+    done = doors.run("--nproc", 2, "--shutdown-timeout", 60, "job.py")
+    assert done.process.returncode == 1, done.output
+    assert "ValueError: first" in done.output
+    assert (doors.folder / "saved").exists()
+
+
+def test_a_port_that_is_asked_for_holds_over_restarts_and_is_refused_when_taken(doors):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        (doors.folder / "job.py").write_text(
+            JOIN
+            + "assert os.environ['TORCHELASTIC_RESTART_COUNT'] == '1'\n"
+            + f"open('port', 'w').write(os.environ['MASTER_PORT'])\n{AND_SUM}"
+        )
+        words = ["--nproc", 2, "--max-restarts", 1, "--master-port", port, "job.py"]
+        done = doors.run(*words)
+        assert done.process.returncode == 2
+        assert f"E110 --master-port {port} can't be had: Address already in use. Leave it out" in done.output
+        assert "Traceback" not in done.output
+    assert doors.run(*words).process.returncode == 0
+    assert (doors.folder / "port").read_text() == str(port)
 
 
 def test_a_second_ctrl_c_stops_ranks_that_ignore_the_first(doors, sleeping):

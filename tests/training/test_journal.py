@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from rankrun.beat import Beat
 from rankrun.config import resolve
 from rankrun.config.settings import Optim
 from rankrun.errors import BadInput, OrderError, SaveError
@@ -47,7 +48,9 @@ def journal(tmp_path: Path, attempt: int = 0) -> tuple[Journal, io.StringIO, Run
     settings = resolve(tmp_path / "a.yaml", ["train.log_every_steps=2"])
     folder, stream = RunFolder(tmp_path / "run"), io.StringIO()
     run = Run(folder, attempt)
-    return Journal(run, Group(0, 1), Log(0, stream), settings, Loader(), "train.txt:{}".format, done=0), stream, folder
+    log, beat = Log(0, stream), Beat.open(None)
+    journal = Journal(run, Group(0, 1), log, beat, settings, Loader(), "train.txt:{}".format, done=0)
+    return journal, stream, folder
 
 
 def test_lines_and_audit(tmp_path: Path) -> None:

@@ -58,6 +58,17 @@ def test_interrupts_and_exits(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr().err == "words\n"
 
 
+def test_the_line_that_left_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "error.json"
+    environ = {"TORCHELASTIC_ERROR_FILE": str(path)}
+    assert left_with(SystemExit(0), environ) == 0
+    assert not path.exists()
+    assert left_with(SystemExit(7), environ) == 7
+    record = json.loads(path.read_text())
+    assert (record["message"]["message"], record["exit_code"], record["told"]) == ("SystemExit: 7", 7, False)
+    assert record["where"].startswith(__file__)
+
+
 def test_error_file_has_torchs_form(tmp_path: Path) -> None:
     path = tmp_path / "error.json"
     left_with(ConfigError("wrong"), {"TORCHELASTIC_ERROR_FILE": str(path)})

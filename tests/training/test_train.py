@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from rankrun.beat import SIZE_BYTES, Phase, Reading
 from rankrun.config import load_frozen
 from rankrun.runfolder import RunFolder, read_json_lines
 from rankrun.training.metrics import read_metrics
@@ -73,6 +74,27 @@ def test_alone_whole_run_and_again(config: Path) -> None:
     assert ends[0][0] == 0
     assert "is finished" in ends[0][1]
     assert folder.final_file.read_bytes() == before
+
+
+def test_the_beat_has_been_through_every_phase_and_ends_with_done(config: Path, tmp_path: Path) -> None:
+    beat = tmp_path / "beat"
+    beat.write_bytes(bytes(SIZE_BYTES))
+    extra = {"RANKRUN_BEAT": str(beat)}
+    ends, _ = train(config, "beating", 1, "checkpoint.every_steps=3", launcher="single", extra=extra)
+    assert ends[0][0] == 0, ends
+    reading = Reading.of(beat.read_bytes())
+    assert (reading.phase, reading.step, reading.started) == (Phase.DONE, 8, True)
+    assert all(usual_s > 0 for usual_s in reading.usual_s)
+
+
+def test_a_run_that_fails_does_not_say_done(config: Path, tmp_path: Path) -> None:
+    beat = tmp_path / "beat"
+    beat.write_bytes(bytes(SIZE_BYTES))
+    extra = {"RANKRUN_BEAT": str(beat)}
+    ends, _ = train(config, "failing", 1, "data.val=null", "model.name=no.such", launcher="single", extra=extra)
+    assert ends[0][0] != 0, ends
+    reading = Reading.of(beat.read_bytes())
+    assert (reading.opened, reading.phase, reading.started) == (True, Phase.START, False)
 
 
 def test_a_mistake_in_the_config_is_told_once_and_leaves_nothing(config: Path) -> None:

@@ -1,0 +1,329 @@
+"""Node 0's side: it knows who is there, begins attempts, hears of failures first, and decides for all."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rankrun.errors import RunFolderError, SetupError
+from rankrun.launch.nodes.messages import Decision, Hello, Meeting
+from rankrun.launch.nodes.team import ANSWER_S, Abandoned, Begin, Connected, Judge
+from rankrun.launch.nodes.wire import Wire
+from rankrun.launch.waiting import Waiter
+
+_HELLO_LIMIT_S = 10.0
+_MOST_STRANGERS = 1024  # connections that have not said hello: an open port on a network meets anything
+
+
+@dataclass
+class _Member:
+    """Another node. Without a wire it is gone, and its place is kept for it."""
+
+    hello: Hello
+    wire: Wire | None
+    prepared: bool = False
+    hang: Any = None
+    done: bool | None = None  # its ranks have ended well, and whether one of them had saved
+    report: dict[str, Any] | None = None
+
+
+class Head(Connected):
+    """The agents' meeting place, open from before the first node comes until the last one has left."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        hello: Hello,
+        *,
+        place: str,
+        welcome: dict[str, Any],
+        tells_address: bool,
+        join_timeout_s: float,
+        stop_grace_s: float,
+        waiter: Waiter,
+        wait: Callable[[float], None],
+        interrupted: Callable[[], bool],
+        say: Callable[[str], None],
+    ) -> None:
+        """`wait` waits for anything that `waiter` watches; `place` is what people typed for this node's address.
+
+        Without `tells_address` every node takes the address at which it reached this one.
+        """
+        self._members: dict[int, _Member] = {}
+        super().__init__(hello.nproc, hello.host)
+        self.nnodes = hello.nnodes
+        self._listener = listener
+        self._hello = hello
+        self._place = place
+        self._welcome = welcome
+        self._tells_address = tells_address
+        self._join_timeout_s = join_timeout_s
+        self._stop_grace_s = stop_grace_s
+        self._waiter = waiter
+        self._wait = wait
+        self._interrupted = interrupted
+        self._say = say
+        self._strangers: list[tuple[Wire, float]] = []
+        self._queue: list[tuple[Hello, Wire]] = []  # of a run that is complete; they take the place of one that goes
+        self._lost: dict[int, str] = {}  # nodes that went in this attempt
+        self._elsewhere = False
+        self._running = False
+        self._left = False
+        self.wants_stacks_of_all = False
+        listener.setblocking(False)
+        waiter.watch(listener)
+
+    # Team --------------------------------------------------------------------------------------------------------
+
+    def meet(self, begin: Begin) -> Meeting:
+        """Wait for all nodes; then begin an attempt and tell all of them. SetupError names those that did not come."""
+        deadline = time.monotonic() + self._join_timeout_s
+        said = ""
+        self._running = False
+        self._admit()
+        while not self._complete():
+            if self._interrupted():
+                raise Abandoned
+            missing = [str(node) for node in range(1, self.nnodes) if not self._is_here(node)]
+            if time.monotonic() > deadline:
+                raise SetupError(
+                    f"{len(missing)} of {self.nnodes} nodes did not come to {self._place} within "
+                    f"{self._join_timeout_s:g} s: node {', '.join(missing[:20])}{' …' if len(missing) > 20 else ''}"
+                )
+            line = f"waiting at {self._place} for node {', '.join(missing[:20])} of {self.nnodes} nodes"
+            if missing and line != said:
+                self._say(f"{line}, up to {self._join_timeout_s:g} s")
+                said = line
+            self._wait(1.0)
+            self._look()
+        attempt, address, port = begin()
+        others = [self._members[node].hello for node in range(1, self.nnodes)]
+        meeting = Meeting(
+            node=0,
+            nprocs=(self.nproc, *(hello.nproc for hello in others)),
+            hosts=(self.host, *(hello.host for hello in others)),
+            attempt=attempt,
+            restart=self.restarts,
+            address=address,
+            port=port,
+        )
+        self._lost, self._elsewhere, self._running, self.wants_stacks_of_all = {}, False, True, False
+        for member in self._members.values():
+            member.hang, member.done, member.report = None, None, None
+            self._send(member, meeting.as_message(tells_address=self._tells_address))
+        return meeting
+
+    def failed(self) -> bool:
+        """Whether another node has failed or is gone."""
+        self._look()
+        return self._elsewhere or bool(self._lost)
+
+    @property
+    def wants_stacks(self) -> bool:
+        """Whether another node hangs."""
+        return self.wants_stacks_of_all
+
+    def announce(self, *, hangs: bool = False) -> None:
+        """Tell all nodes to stop, first to leave their stacks where this node hangs."""
+        self.wants_stacks_of_all |= hangs
+        for member in self._members.values():
+            self._send(member, {"stop": True, "stacks": self.wants_stacks_of_all})
+
+    def tell(self, number: signal.Signals) -> None:
+        """Pass a signal on to all nodes."""
+        for member in self._members.values():
+            self._send(member, {"notice": number.name})
+
+    def all_hang(self, own: dict[str, Any] | None, *, runs: bool) -> dict[int, Any] | None:
+        """The hangs of all nodes, once every node whose ranks still run has one."""
+        said = {node: member.hang for node, member in self._members.items() if member.done is None}
+        if runs:
+            said[0] = own
+        return said if said and all(hang is not None for hang in said.values()) else None
+
+    def conclude(self, report: dict[str, Any], judge: Judge) -> Decision:
+        """Hear how every node ended, judge, and tell all."""
+        self.announce()
+        deadline = time.monotonic() + self._stop_grace_s + ANSWER_S
+        self._look()
+        while self._silent() and time.monotonic() < deadline:
+            self._wait(0.5)
+            self._look()
+        for node in self._silent():
+            self._lose(node)
+        reports = {node: member.report for node, member in self._members.items() if member.report is not None}
+        decision = judge({0: report, **reports}, dict(self._lost))
+        self.restarts += decision.restart
+        self._running = False
+        for member in self._members.values():
+            self._send(member, decision.as_message())
+        return decision
+
+    def finish(self, saved: bool, code_of: Callable[[bool], int]) -> int | None:
+        """The exit code once every node's ranks have ended well."""
+        if any(member.done is None for member in self._members.values()):
+            return None
+        code = code_of(saved or any(member.done for member in self._members.values()))
+        self.leave(code)
+        return code
+
+    def leave(self, code: int) -> None:
+        """Send everybody away with `code`, and close the meeting place."""
+        if self._left:
+            return
+        self._left = True
+        super().leave(code)
+        goodbye = Decision(restart=False, exit_code=code).as_message()
+        for wire in [*self._wires(), *(wire for wire, _ in self._strangers)]:
+            wire.send(goodbye)
+            self._waiter.forget(wire)
+            wire.close()
+        self._waiter.forget(self._listener)
+        self._listener.close()
+
+    # who is there ------------------------------------------------------------------------------------------------
+
+    def _wires(self) -> list[Wire]:
+        members = [member.wire for member in list(self._members.values()) if member.wire is not None]
+        return [*members, *(wire for _, wire in list(self._queue))]
+
+    def _is_here(self, node: int) -> bool:
+        return node in self._members and self._members[node].wire is not None
+
+    def _complete(self) -> bool:
+        return all(self._is_here(node) and self._members[node].prepared for node in range(1, self.nnodes))
+
+    def _silent(self) -> list[int]:
+        """Nodes that are there and have not said how they ended."""
+        return [n for n, member in self._members.items() if member.wire is not None and member.report is None]
+
+    def _look(self) -> None:
+        """Hear whatever has come, without waiting."""
+        self._awake()
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                connection, _ = self._listener.accept()
+                self._receive_stranger(connection)
+        self._hear_strangers()
+        for node, member in list(self._members.items()):
+            if member.wire is None:
+                continue
+            for message in member.wire.receive():
+                self._obey(member, message)
+            if self._gone(member.wire):
+                self._lose(node)
+        for hello, wire in list(self._queue):
+            wire.receive()
+            if self._gone(wire):
+                self._queue.remove((hello, wire))
+                self._drop(wire)
+
+    def _receive_stranger(self, connection: socket.socket) -> None:
+        if len(self._strangers) >= _MOST_STRANGERS:
+            connection.close()
+            return
+        try:
+            wire = Wire(connection)
+        except OSError:  # gone again
+            connection.close()
+            return
+        self._waiter.watch(wire)
+        self._strangers.append((wire, time.monotonic() + _HELLO_LIMIT_S))
+
+    def _hear_strangers(self) -> None:
+        for wire, deadline in list(self._strangers):
+            messages = wire.receive()
+            if not messages and not wire.closed and time.monotonic() < deadline:
+                continue
+            self._strangers.remove((wire, deadline))
+            hello = Hello.read(messages[0].get("hello")) if messages else "that is no hello"
+            if isinstance(hello, Hello):
+                why = self._why_not(hello)
+                if why is None:
+                    self._queue.append((hello, wire))
+                    self._admit()
+                    continue
+            else:
+                why = hello
+            wire.send({"refused": why})
+            self._drop(wire)
+
+    def _why_not(self, hello: Hello) -> str | None:
+        """Why a node can't belong to this launch."""
+        mine = self._hello
+        if hello.run != mine.run:
+            return f"node 0 runs {mine.run!r} here, not {hello.run!r} (--rdzv-id)"
+        if hello.nnodes != mine.nnodes:
+            return f"node 0 was started with --nnodes {mine.nnodes}, this one with --nnodes {hello.nnodes}"
+        if hello.program != mine.program:
+            return f"node 0 runs {mine.program}, this one {hello.program}"
+        if hello.torch != mine.torch:
+            return f"node 0 has torch {mine.torch}, this one {hello.torch}; install the same on all nodes"
+        if hello.node is not None and hello.node >= mine.nnodes:
+            return f"--node-rank {hello.node} with --nnodes {mine.nnodes}: node ranks are counted from 0"
+        if hello.node == 0:
+            return f"node rank 0 is taken by {mine.host}"
+        other = self._members.get(hello.node) if hello.node is not None else None
+        if not self._running and other is not None and other.wire is not None:
+            return f"node rank {hello.node} is taken by {other.hello.host}"
+        return None
+
+    def _admit(self) -> None:
+        """Give places that are free to those who wait, in the order in which they came."""
+        if self._running:
+            return
+        for hello, wire in list(self._queue):
+            free = [node for node in range(1, self.nnodes) if not self._is_here(node)]
+            if hello.node is not None:
+                free = [node for node in free if node == hello.node]
+            else:  # a node that comes back gets the place that it had
+                free.sort(key=lambda node: node not in self._members or self._members[node].hello.host != hello.host)
+            if free:
+                self._queue.remove((hello, wire))
+                member = self._members[free[0]] = _Member(hello, wire)
+                self.here = wire.here
+                self._send(member, {"welcome": {**self._welcome, "node": free[0]}})
+
+    def _lose(self, node: int) -> None:
+        member = self._members[node]
+        if member.wire is not None:
+            self._drop(member.wire)
+            member.wire = None
+        if self._running and member.report is None:
+            self._lost[node] = member.hello.host
+        elif not self._running:
+            self._say(f"node {node} ({member.hello.host}) has gone")
+        member.prepared = False
+
+    def _drop(self, wire: Wire) -> None:
+        self._waiter.forget(wire)
+        wire.close()
+
+    def _send(self, member: _Member, message: dict[str, Any]) -> None:
+        if member.wire is not None:
+            member.wire.send(message)
+
+    def _obey(self, member: _Member, message: dict[str, Any]) -> None:
+        if "prepared" in message:
+            if message["prepared"] is not True:
+                raise RunFolderError(str(message["prepared"])[:1000])
+            member.prepared = True
+        elif "failed" in message:
+            self._elsewhere |= self._running
+            self.wants_stacks_of_all |= bool(message.get("stacks"))
+        elif "hang" in message:
+            member.hang = message["hang"]
+        elif "done" in message:
+            member.done = bool(message["done"])
+        elif "report" in message and isinstance(message["report"], dict) and self._running:
+            member.report = {**message["report"], "arrived_ns": time.monotonic_ns()}
+            self._elsewhere = True
+        elif "notice" in message and (number := self._hear(message["notice"])) is not None:
+            for other in self._members.values():
+                if other is not member:
+                    self._send(other, {"notice": number.name})

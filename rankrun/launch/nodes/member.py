@@ -1,0 +1,218 @@
+"""The side of every node but 0: it finds node 0, does what is agreed there, and comes back when it loses it."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from rankrun.errors import SetupError
+from rankrun.launch.nodes.messages import Decision, Hello, Meeting
+from rankrun.launch.nodes.team import ANSWER_S, Abandoned, Begin, Connected, Judge, Refused
+from rankrun.launch.nodes.wire import Wire
+from rankrun.launch.waiting import Waiter
+
+_TRY_LIMIT_S = 2.0
+_TRY_AGAIN_S = 0.5
+
+
+class Dismissed(Exception):
+    """Node 0 sends this node away: the run is over, or never began. `code` is what all leave with."""
+
+    def __init__(self, code: int, line: str) -> None:
+        super().__init__(line)
+        self.code = code
+
+
+class Member(Connected):
+    """A node that is not 0. Its node rank is known from the first meeting on."""
+
+    def __init__(
+        self,
+        hello: Hello,
+        *,
+        reach: Callable[[float], socket.socket],
+        place: str,
+        prepare: Callable[[dict[str, Any]], str | None],
+        join_timeout_s: float,
+        stop_grace_s: float,
+        waiter: Waiter,
+        wait: Callable[[float], None],
+        interrupted: Callable[[], bool],
+        say: Callable[[str], None],
+    ) -> None:
+        """`reach` connects to node 0 or raises OSError; `prepare` gets its welcome and says what is wrong with it."""
+        self._wire: Wire | None = None
+        super().__init__(hello.nproc, hello.host)
+        self.nnodes = hello.nnodes
+        self.node = -1
+        self._hello = hello
+        self._reach = reach
+        self._place = place
+        self._prepare = prepare
+        self._join_timeout_s = join_timeout_s
+        self._stop_grace_s = stop_grace_s
+        self._waiter = waiter
+        self._wait = wait
+        self._interrupted = interrupted
+        self._say = say
+        self._start: dict[str, Any] | None = None
+        self._decision: Decision | None = None
+        self._stop = False
+        self._stacks = False
+        self._told_done = False
+        self._told_hang = False
+        self._welcomed = False  # by the node 0 that the wire leads to
+        self._why = ""  # the last try failed
+
+    # Team --------------------------------------------------------------------------------------------------------
+
+    def meet(self, begin: Begin) -> Meeting:
+        """Find node 0 and wait until it begins an attempt. SetupError when it is not found or does not begin."""
+        deadline = time.monotonic() + self._join_timeout_s
+        self._decision, self._stop, self._stacks = None, False, False
+        self._told_done = self._told_hang = False
+        said = False
+        while self._start is None:
+            if self._interrupted():
+                raise Abandoned
+            if not self._welcomed and time.monotonic() > deadline:
+                raise SetupError(
+                    f"node 0 did not answer at {self._place} within {self._join_timeout_s:g} s ({self._why}); is it "
+                    "started there, and may this node reach that port?"
+                )
+            if self._wire is None:
+                self._find()
+                if self._wire is None and not said:
+                    self._say(f"waiting for node 0 at {self._place}, up to {self._join_timeout_s:g} s")
+                    said = True
+            else:
+                self._wait(1.0)
+            self._look()
+            if self._decision is not None:
+                raise Dismissed(self._decision.exit_code, self._decision.line)
+        assert self._wire is not None
+        meeting = Meeting.read(self._start, self.node, self._wire.peer)
+        self.restarts = meeting.restart
+        self._start = None
+        return meeting
+
+    def failed(self) -> bool:
+        """Whether node 0 has said stop, or is gone."""
+        self._look()
+        return self._stop or self._wire is None or (self._decision is not None and self._decision.exit_code != 0)
+
+    @property
+    def wants_stacks(self) -> bool:
+        """Whether the stacks of this node's ranks are wanted before they stop."""
+        return self._stacks
+
+    def announce(self, *, hangs: bool = False) -> None:
+        """Tell node 0, which tells all others."""
+        self._send({"failed": True, "stacks": hangs})
+
+    def tell(self, number: signal.Signals) -> None:
+        """Pass a signal on to all others, by way of node 0."""
+        self._send({"notice": number.name})
+
+    def all_hang(self, own: dict[str, Any] | None, *, runs: bool) -> dict[int, Any] | None:
+        """None always: node 0 is told, and says stop when all nodes hang."""
+        if own is not None or self._told_hang:
+            self._send({"hang": own})
+            self._told_hang = own is not None
+        return None
+
+    def conclude(self, report: dict[str, Any], judge: Judge) -> Decision:
+        """What node 0 decides; where it is gone, what `judge` makes of this node's own report."""
+        self._send({"report": report})
+        # Node 0 waits for the slowest of us, and judges after that.
+        deadline = time.monotonic() + self._stop_grace_s + 2 * ANSWER_S
+        self._look()
+        while self._decision is None and self._wire is not None and time.monotonic() < deadline:
+            self._wait(0.5)
+            self._look()
+        if self._decision is not None:
+            return self._decision
+        self._lose()
+        decision = judge({self.node: report}, {0: self._place})
+        self.restarts += decision.restart
+        return replace(decision, line="")  # it has been said
+
+    def finish(self, saved: bool, code_of: Callable[[bool], int]) -> int | None:
+        """What node 0 says once all nodes have ended well."""
+        if not self._told_done:
+            self._told_done = True
+            self._send({"done": saved})
+        self._look()
+        return self._decision.exit_code if self._decision is not None else None
+
+    def leave(self, code: int) -> None:
+        """Close the connection, which tells node 0."""
+        super().leave(code)
+        self._lose()
+
+    # the way to node 0 -------------------------------------------------------------------------------------------
+
+    def _wires(self) -> list[Wire]:
+        wire = self._wire
+        return [wire] if wire is not None else []
+
+    def _find(self) -> None:
+        self._welcomed = False
+        try:
+            wire = Wire(self._reach(_TRY_LIMIT_S))
+        except OSError as error:
+            self._why = str(error)
+            self._wait(_TRY_AGAIN_S)
+            return
+        self._why = "what answers there is no agent of rankrun"
+        self.here = wire.here
+        self._wire = wire
+        self._waiter.watch(wire)
+        wire.send(self._hello.as_message())
+
+    def _look(self) -> None:
+        self._awake()
+        wire = self._wire
+        if wire is None:
+            return
+        for message in wire.receive():
+            self._obey(message)
+        if self._gone(wire):
+            self._lose()
+
+    def _lose(self) -> None:
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            self._waiter.forget(wire)
+            wire.close()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        if self._wire is not None:
+            self._wire.send(message)
+
+    def _obey(self, message: dict[str, Any]) -> None:
+        try:
+            if "welcome" in message:
+                self.node = int(message["welcome"]["node"])
+                self._welcomed = True
+                problem = self._prepare(message["welcome"])
+                self.run_name = str(message["welcome"]["run"])
+                self._send({"prepared": problem or True})
+            elif "refused" in message:
+                raise Refused(str(message["refused"])[:1000])
+            elif "start" in message:
+                Meeting.read(message["start"], self.node, "")
+                self._start = message["start"]
+            elif "stop" in message:
+                self._stop = True
+                self._stacks |= bool(message.get("stacks"))
+            elif "decision" in message:
+                self._decision = Decision.read(message["decision"])
+            elif "notice" in message:
+                self._hear(message["notice"])
+        except (KeyError, TypeError, ValueError):
+            self._lose()  # whoever that is, it is no node 0
