@@ -7,7 +7,7 @@ EPOCHS  ?=
 FASHION ?=
 TORCH   ?=
 ARGS    ?=
-BENCH   ?= launch index shard order boundary memory
+BENCH   ?= launch restart starts index shard order boundary memory
 
 PY := "$(VENV)/bin/python"
 # A forked process may not use Apple's frameworks, so there every rank is a process of its own.

@@ -227,7 +227,8 @@ def default_name(target: str) -> str:
 
 def _target(options: RunOptions, settings: Settings | None) -> Target:
     if options.preflight:
-        return Target("module", "rankrun.training.preflight")
+        on_cpu = settings is not None and settings.train.device == "cpu"
+        return Target("module", "rankrun.training.preflight", ("--device", "cpu") if on_cpu else ())
     if settings is not None:
         program = Path("train.py")
         if not program.is_file():
