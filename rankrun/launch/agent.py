@@ -351,7 +351,8 @@ class Agent(SimpleElasticAgent):
             self._settle()
         report = self._report(found)
         self._workers.stop(self._plan.stop_grace_s)
-        report["ends"] = [end.as_message(time.monotonic_ns()) for end in self._ends(attempt)]
+        now = report["now_ns"] = time.monotonic_ns()
+        report["ends"] = [end.as_message(now) for end in self._ends(attempt)]
         decision = self._team.conclude(report, self._judge)
         self._code = decision.exit_code
         if self._team.node != 0 and decision.line:
@@ -403,12 +404,12 @@ class Agent(SimpleElasticAgent):
         """Node 0's verdict on an attempt, and what all nodes do now; another node's own where node 0 is gone."""
         attempt = self._attempt
         assert attempt is not None
-        now = time.monotonic_ns()
         ends = [
             end
-            for report in reports.values()
+            for node, report in reports.items()
             for message in report.get("ends") or ()
-            if (end := RankEnd.from_message(message, int(report.get("arrived_ns", now)))) is not None
+            if (end := RankEnd.from_message(message, int(report.get("sent_ns", report["now_ns"])))) is not None
+            and end.node == node  # a node speaks for its own ranks
         ]
         cooperating = all(report.get("cooperating") is True for report in reports.values())
         hang = self._hang

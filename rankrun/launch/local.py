@@ -249,7 +249,7 @@ def _team(
     }
     if claimed is not None:
         assert place.listener is not None
-        welcome = {"run": run.name, "token": claimed.token, "folder": str(run.path.absolute())}
+        welcome = {"host": host, "run": run.name, "token": claimed.token, "folder": str(run.path.absolute())}
         return Head(place.listener, hello, welcome=welcome, tells_address=place.file is None, **common)
     return Member(hello, reach=place.reach, prepare=lambda welcome: _look_around(plan, welcome), **common)
 

@@ -31,7 +31,11 @@ def test_a_script_runs_warm_with_the_torch_modules_it_names(script):
 
 @pytest.mark.parametrize(
     "line",
-    ["from torch.nn.parallel import DistributedDataParallel as DDP", "opt = torch.optim.SGD(p)", "m = torch.compile(m)"],
+    [
+        "from torch.nn.parallel import DistributedDataParallel as DDP",
+        "opt = torch.optim.SGD(p)",
+        "m = torch.compile(m)",
+    ],
 )
 def test_what_the_first_optimiser_imports_is_shared_as_well(script, line):
     assert "torch._dynamo" in script(f"import torch\n{line}\n").preload

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from rankrun.errors import RunFolderError, SetupError
-from rankrun.launch.nodes.messages import Decision, Hello, Meeting
+from rankrun.launch.nodes.messages import Decision, Hello, Meeting, is_number
 from rankrun.launch.nodes.team import ANSWER_S, Abandoned, Begin, Connected, Judge
 from rankrun.launch.nodes.wire import Wire
 from rankrun.launch.waiting import Waiter
 
 _HELLO_LIMIT_S = 10.0
+_MOST_NS = 1 << 62
 _MOST_STRANGERS = 1024  # connections that have not said hello: an open port on a network meets anything
 
 
@@ -27,6 +28,7 @@ class _Member:
     hello: Hello
     wire: Wire | None
     prepared: bool = False
+    behind_ns: int | None = None  # this machine's monotonic clock minus the member's, and the quickest way from there
     hang: Any = None
     done: bool | None = None  # its ranks have ended well, and whether one of them had saved
     report: dict[str, Any] | None = None
@@ -309,6 +311,10 @@ class Head(Connected):
             member.wire.send(message)
 
     def _obey(self, member: _Member, message: dict[str, Any]) -> None:
+        now = time.monotonic_ns()
+        if is_number(message.get("now_ns"), 0, _MOST_NS):
+            behind = now - message["now_ns"]
+            member.behind_ns = behind if member.behind_ns is None else min(behind, member.behind_ns)
         if "prepared" in message:
             if message["prepared"] is not True:
                 raise RunFolderError(str(message["prepared"])[:1000])
@@ -320,10 +326,18 @@ class Head(Connected):
             member.hang = message["hang"]
         elif "done" in message:
             member.done = bool(message["done"])
-        elif "report" in message and isinstance(message["report"], dict) and self._running:
-            member.report = {**message["report"], "arrived_ns": time.monotonic_ns()}
+        elif self._running and _is_report(message.get("report")):
+            said = message.get("now_ns")
+            # What was read late, because this agent was busy with its own ranks, is placed where it was sent.
+            sent = said + member.behind_ns if member.behind_ns is not None and is_number(said, 0, _MOST_NS) else now
+            member.report = {**message["report"], "sent_ns": min(sent, now)}
             self._elsewhere = True
         elif "notice" in message and (number := self._hear(message["notice"])) is not None:
             for other in self._members.values():
                 if other is not member:
                     self._send(other, {"notice": number.name})
+
+
+def _is_report(report: object) -> bool:
+    """Whether a node's report has the shape that a judge relies on."""
+    return isinstance(report, dict) and all(isinstance(report.get(name), list) for name in ("ends", "stacks"))

@@ -66,6 +66,7 @@ class Member(Connected):
         self._told_done = False
         self._told_hang = False
         self._welcomed = False  # by the node 0 that the wire leads to
+        self._head = ""  # node 0's host
         self._why = ""  # the last try failed
 
     # Team --------------------------------------------------------------------------------------------------------
@@ -127,7 +128,7 @@ class Member(Connected):
 
     def conclude(self, report: dict[str, Any], judge: Judge) -> Decision:
         """What node 0 decides; where it is gone, what `judge` makes of this node's own report."""
-        self._send({"report": report})
+        self._send({"report": report, "now_ns": report.get("now_ns")})
         # Node 0 waits for the slowest of us, and judges after that.
         deadline = time.monotonic() + self._stop_grace_s + 2 * ANSWER_S
         self._look()
@@ -137,7 +138,7 @@ class Member(Connected):
         if self._decision is not None:
             return self._decision
         self._lose()
-        decision = judge({self.node: report}, {0: self._place})
+        decision = judge({self.node: report}, {0: self._head or self._place})
         self.restarts += decision.restart
         return replace(decision, line="")  # it has been said
 
@@ -199,9 +200,10 @@ class Member(Connected):
             if "welcome" in message:
                 self.node = int(message["welcome"]["node"])
                 self._welcomed = True
+                self._head = str(message["welcome"]["host"])[:255]
                 problem = self._prepare(message["welcome"])
                 self.run_name = str(message["welcome"]["run"])
-                self._send({"prepared": problem or True})
+                self._send({"prepared": problem or True, "now_ns": time.monotonic_ns()})
             elif "refused" in message:
                 raise Refused(str(message["refused"])[:1000])
             elif "start" in message:

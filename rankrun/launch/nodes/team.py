@@ -124,7 +124,7 @@ class Connected(Team):
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_S):
             for wire in self._wires():
-                wire.send({"beat": 1})
+                wire.send({"beat": 1, "now_ns": time.monotonic_ns()})
 
     def _awake(self) -> None:
         """Forgive all peers their silence while this process itself was stopped or suspended."""

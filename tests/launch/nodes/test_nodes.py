@@ -45,7 +45,9 @@ class Cluster:
         }
 
     def head(self, hello: Hello = HELLO, **changes: object) -> Head:
-        common = self._common() | {"welcome": {"run": "r", "token": "t"}, "tells_address": True} | changes
+        common = (
+            self._common() | {"welcome": {"host": "nodea", "run": "r", "token": "t"}, "tells_address": True} | changes
+        )
         self.teams.append(head := Head(self.listener, hello, **common))
         return head
 
@@ -89,6 +91,10 @@ def both(*acts):
 
 def begin():
     return 7, "nodea.example", 1234
+
+
+def report(word):
+    return {"word": word, "ends": [], "stacks": []}
 
 
 def met(cluster):
@@ -241,7 +247,7 @@ def test_a_failure_is_heard_by_all_and_decided_once(cluster):
         return Decision(True, 1, "rank 3 failed")
 
     own, told = both(
-        lambda: head.conclude({"word": "mine"}, judge), lambda: member.conclude({"word": "its"}, lambda *_: None)
+        lambda: head.conclude({"word": "mine"}, judge), lambda: member.conclude(report("its"), lambda *_: None)
     )
     assert own == told == Decision(True, 1, "rank 3 failed")
     assert judged == [({0, 1}, {}, "its")]
@@ -258,6 +264,24 @@ def test_a_member_that_dies_is_missed_at_once_and_its_place_kept(cluster):
     successor = cluster.member()
     first, second = both(lambda: head.meet(begin), lambda: successor.meet(begin))
     assert (first.hosts, second.node) == (("nodea", "nodeb"), 1)
+
+
+def test_a_report_is_placed_on_node_0s_clock_when_it_was_sent_not_when_it_was_read(cluster):
+    head, member, _, _ = met(cluster)
+    until(lambda: head.failed() or head._members[1].behind_ns is not None)
+    sent = time.monotonic_ns()
+    judged = []
+
+    def judge(reports, lost):
+        judged.append(reports[1]["sent_ns"])
+        return Decision(False, 1)
+
+    def late():
+        until(lambda: time.monotonic_ns() - sent > 1_500_000_000)  # busy with ranks of its own
+        head.conclude({"now_ns": 0}, judge)
+
+    both(late, lambda: member.conclude({**report("late"), "now_ns": sent}, judge))
+    assert abs(judged[0] - sent) < 1_000_000_000
 
 
 def test_who_comes_back_too_early_waits_for_the_place(cluster):
