@@ -16,7 +16,7 @@ START := $(if $(filter Darwin,$(shell uname -s)),--start exec)
 FASHION_RUN := fashion_mnist$(if $(EPOCHS),-$(EPOCHS)-epochs)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo fashion run test test-fast lint format types bench wheel clean
+.PHONY: help setup demo fashion run test test-fast faults lint format types bench wheel clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +49,9 @@ test: setup ## all tests; the last lines say what was left out and why
 
 test-fast: setup ## the tests without the slow ones
 	$(PY) -m pytest -m "not slow" $(ARGS)
+
+faults: setup ## the whole failure table, with times, printed (half an hour)
+	$(PY) -m pytest -s -q --exhaustive tests/system/test_failures.py $(ARGS)
 
 lint: setup ## ruff: style and format
 	$(PY) -m ruff check .

@@ -117,6 +117,7 @@ NEEDS = {
     "fashion-mnist": Need(_no_fashion_mnist, "apt-get install dataset-fashion-mnist"),
 }
 
+MORE = pytest.StashKey[int]()
 LEFT_OUT = pytest.StashKey[dict[str, list[str]]]()
 
 
@@ -127,6 +128,19 @@ def required() -> set[str]:
     if unknown:
         raise pytest.UsageError(f"RANKRUN_REQUIRE names {', '.join(unknown)}; known are {', '.join(NEEDS)}")
     return names
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--exhaustive", action="store_true", help="whole tables, of which a part is tried otherwise")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--exhaustive"):
+        return
+    more = [item for item in items if item.get_closest_marker("exhaustive")]
+    config.hook.pytest_deselected(items=more)
+    items[:] = [item for item in items if item not in set(more)]
+    config.stash[MORE] = len(more)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -169,6 +183,8 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
             reporter.write_line(f"{len(tests)} test{'s' if len(tests) > 1 else ''} {reason}")
             for test in tests:
                 reporter.write_line(f"    {test}")
+        if more := session.config.stash.get(MORE, 0):
+            reporter.write_line(f"{more} more cells of the failure table: make faults")
     return result
 
 

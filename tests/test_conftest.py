@@ -22,6 +22,9 @@ def test_on_slurm_too(): pass
 def test_by_hand(): pytest.skip("no reason")
 
 def test_anywhere(): pass
+
+@pytest.mark.exhaustive
+def test_one_more_cell(): pass
 """
 
 # Stands at the end of the copied conftest.py: a machine without SLURM, whatever this one has.
@@ -36,7 +39,9 @@ def run(folder: Path, require: str, *arguments: str) -> tuple[int, list[str], st
     with (folder / "conftest.py").open("a") as file:
         file.write(WITHOUT_SLURM)
     (folder / "test_it.py").write_text(TESTS)
-    (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n    needs(*names): as in the project\n")
+    (folder / "pytest.ini").write_text(
+        "[pytest]\nmarkers =\n    needs(*names): as in the project\n    exhaustive: as well\n"
+    )
     environment = {**os.environ, "RANKRUN_REQUIRE": require}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
@@ -46,13 +51,21 @@ def run(folder: Path, require: str, *arguments: str) -> tuple[int, list[str], st
 def test_the_last_lines_say_what_was_left_out_why_and_the_cure(tmp_path: Path) -> None:
     code, lines, _ = run(tmp_path, "")
     assert code == 0
-    assert lines[-5:] == [
+    assert lines[-6:] == [
         "2 tests not run, because there is no slurmctld here; cure: install slurm",
         "    test_it.py::test_on_slurm",
         "    test_it.py::test_on_slurm_too",
         "1 test skipped: no reason",
         "    test_it.py::test_by_hand",
+        "1 more cells of the failure table: make faults",
     ]
+    assert "test_one_more_cell" not in "\n".join(lines)
+
+
+def test_whole_tables_are_tried_when_asked_for(tmp_path: Path) -> None:
+    _, lines, _ = run(tmp_path, "", "--exhaustive", "-v")
+    assert any("test_one_more_cell PASSED" in line for line in lines)
+    assert not any("make faults" in line for line in lines)
 
 
 def test_what_is_required_fails_instead(tmp_path: Path) -> None:
@@ -60,7 +73,7 @@ def test_what_is_required_fails_instead(tmp_path: Path) -> None:
     assert code == 1
     assert "not run, because there is no slurmctld here; cure: install slurm" in "\n".join(lines)
     assert "2 errors" in "\n".join(lines)
-    assert lines[-2:] == ["1 test skipped: no reason", "    test_it.py::test_by_hand"]
+    assert lines[-3:-1] == ["1 test skipped: no reason", "    test_it.py::test_by_hand"]
 
 
 @pytest.mark.parametrize(

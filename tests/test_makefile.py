@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MAKEFILE = ROOT / "Makefile"
-VERBS = ["help", "setup", "demo", "fashion", "run", "test", "test-fast", "lint", "format", "types", "bench"]
+VERBS = ["help", "setup", "demo", "fashion", "run", "test", "test-fast", "faults", "lint", "format", "types", "bench"]
 VERBS += ["wheel", "clean"]
 
 
@@ -114,7 +114,7 @@ def test_settings_reach_the_set_up(clone: Path) -> None:
 
 
 def test_tests_and_checks_run_what_they_say(clone: Path) -> None:
-    for verb in ("test", "test-fast", "lint", "types"):
+    for verb in ("test", "test-fast", "faults", "lint", "types"):
         assert make(verb, cwd=clone).returncode == 0
     commands = [line for line in asked(clone) if not line.startswith("VENV=")]
     assert commands == ["-m pytest", "-m pytest -m not slow", "-m ruff check .", "-m ruff format --check .", "-m mypy"]
