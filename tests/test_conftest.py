@@ -63,8 +63,8 @@ def test_the_last_lines_say_what_was_left_out_why_and_the_cure(tmp_path: Path) -
 
 
 def test_whole_tables_are_tried_when_asked_for(tmp_path: Path) -> None:
-    _, lines, _ = run(tmp_path, "", "--exhaustive", "-v")
-    assert any("test_one_more_cell PASSED" in line for line in lines)
+    _, lines, _ = run(tmp_path, "", "--exhaustive")
+    assert "2 passed" in "\n".join(lines)
     assert not any("make faults" in line for line in lines)
 
 

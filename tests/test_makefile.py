@@ -117,7 +117,14 @@ def test_tests_and_checks_run_what_they_say(clone: Path) -> None:
     for verb in ("test", "test-fast", "faults", "lint", "types"):
         assert make(verb, cwd=clone).returncode == 0
     commands = [line for line in asked(clone) if not line.startswith("VENV=")]
-    assert commands == ["-m pytest", "-m pytest -m not slow", "-m ruff check .", "-m ruff format --check .", "-m mypy"]
+    assert commands == [
+        "-m pytest",
+        "-m pytest -m not slow",
+        "-m pytest -s -q --exhaustive tests/system/test_failures.py",
+        "-m ruff check .",
+        "-m ruff format --check .",
+        "-m mypy",
+    ]
 
 
 def test_a_failing_command_fails_the_verb(clone: Path) -> None:

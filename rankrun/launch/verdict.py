@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ __all__ = ["RankEnd", "Verdict", "judge"]
 
 _TAIL_LINES = 20
 _ALSO = 3
+_FILE_AND_LINE = re.compile(r":\d+ in ")
 _SEEN_LATER_NS = 1_000_000_000
 _TOLD_LATER_NS = 5_000_000_000  # an end on another node: its age counts from when node 0 came to read the report
 _NO_CAUSE = "During handling of the above exception, another exception occurred:"
@@ -155,7 +157,8 @@ def judge(
     if hang is not None:
         suspect = next((end for end in ends if end.rank in hang.suspects), None)
         verdict.rank, verdict.host = hang.suspects[0], suspect.host if suspect is not None else None
-        verdict.where = (stood or {}).get(hang.suspects[0])
+        place = (stood or {}).get(hang.suspects[0], "")
+        verdict.where = place if _FILE_AND_LINE.search(place) else None
         verdict.what, verdict.exit_code = _hang_in_words(hang, ends, stood or {}), ExitCode.HANG
     elif lost:
         verdict.host = lost[min(lost)]
@@ -224,9 +227,11 @@ def _hang_in_words(hang: Hang, ends: Sequence[RankEnd], stood: Mapping[int, str]
     hosts = sorted({end.host for end in ends if end.rank in hang.suspects})
     on = f" on {', '.join(hosts[:_ALSO])}" if hosts else ""
     places = sorted({stood[rank] for rank in hang.suspects if rank in stood})
-    at = f" at {' and '.join(places[:_ALSO])}" if places else ""
+    lines = [place for place in places if _FILE_AND_LINE.search(place)]
+    at = f" at {' and '.join(lines[:_ALSO])}" if lines else ""
+    facts = [place for place in places if place not in lines]  # why there is no stack
     waiting = f"; {ranks_in_words(hang.waiting)} waited for it" if hang.waiting else ""
-    return f"{ranks_in_words(hang.suspects)}{on}{at} {hang.how}{waiting}"
+    return f"{ranks_in_words(hang.suspects)}{on}{at} {hang.how}{''.join(f'; {fact}' for fact in facts[:1])}{waiting}"
 
 
 def _nodes(hosts: Mapping[int, str]) -> str:
