@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import signal
 import time
@@ -29,6 +28,7 @@ from rankrun.beat import Phase, Reading
 from rankrun.errors import ExitCode, MachineError, SaveError
 from rankrun.launch import stacks
 from rankrun.launch.attempt import Attempt
+from rankrun.launch.deciding import Bench
 from rankrun.launch.keeper import Keeper
 from rankrun.launch.meeting import TeamRendezvous
 from rankrun.launch.nodes.member import Dismissed
@@ -40,14 +40,12 @@ from rankrun.launch.plan import RunPlan
 from rankrun.launch.rank_end import RankEnd
 from rankrun.launch.screen import Screen
 from rankrun.launch.signals import CODE_OF
-from rankrun.launch.verdict import Verdict, judge
 from rankrun.launch.watch import Hang, Watch, merge
 from rankrun.launch.workers import Exit, Workers
-from rankrun.runfolder import Claim, RunFolder, write_atomically
+from rankrun.runfolder import Claim, RunFolder
 
 _TICK_S = 1.0  # deadlines and the watch; ends of ranks, signals and other nodes wake the agent at once
 _SETTLE_S = 0.3  # after a first failure, for ranks that fail by themselves to say so before they are stopped
-_NO_PROGRESS_FAILURES = 3
 
 
 class Agent(SimpleElasticAgent):
@@ -84,6 +82,7 @@ class Agent(SimpleElasticAgent):
         self._screen = screen
         self._team = team
         self._keeper = keeper
+        self._bench = Bench(plan, screen)
         self._attempt: Attempt | None = None
         self._watch = self._new_watch()
         self._oom = OomKiller()
@@ -93,8 +92,6 @@ class Agent(SimpleElasticAgent):
         self._cause: signal.Signals | None = None  # of the notice
         self._grace_ends = 0.0
         self._code: int = ExitCode.FAILED
-        self._checkpoint_at_failure: str | None = None
-        self._failures_without_progress = 0
 
     def launch(self) -> int:
         """Run to the end; returns the launcher's exit code, the same on all nodes."""
@@ -208,7 +205,9 @@ class Agent(SimpleElasticAgent):
         if self._workers.running:
             return RunResult(WorkerState.HEALTHY)
         saved = any(end.code == ExitCode.SAVED for end in self._workers.exits.values())
-        code = self._team.finish(saved, self._code_of_success)
+        code = self._team.finish(
+            saved, lambda any_saved: self._bench.code_of_success(self._run, any_saved, self._cause)
+        )
         if code is None:
             return RunResult(WorkerState.HEALTHY)
         self._code = code
@@ -336,7 +335,9 @@ class Agent(SimpleElasticAgent):
             self._keeper.status = "running" if known else "starting"
             return
         last = min(opened, key=lambda reading: reading.step)
-        self._keeper.status = f"{_STATUS.get(last.phase, 'running')} step {last.step}"
+        # A run that has started says START once more at the beginning of every epoch.
+        word = "running train" if last.started and last.phase == Phase.START else _STATUS[last.phase]
+        self._keeper.status = f"{word} step {last.step}"
 
     # a failure ---------------------------------------------------------------------------------------------------
 
@@ -401,99 +402,17 @@ class Agent(SimpleElasticAgent):
         )
 
     def _judge(self, reports: Mapping[int, dict[str, Any]], lost: Mapping[int, str]) -> Decision:
-        """Node 0's verdict on an attempt, and what all nodes do now; another node's own where node 0 is gone."""
-        attempt = self._attempt
-        assert attempt is not None
-        ends = [
-            end
-            for node, report in reports.items()
-            for message in report.get("ends") or ()
-            if (end := RankEnd.from_message(message, int(report.get("sent_ns", report["now_ns"])))) is not None
-            and end.node == node  # a node speaks for its own ranks
-        ]
-        cooperating = all(report.get("cooperating") is True for report in reports.values())
-        hang = self._hang
-        said = [stacks.Stack.from_message(one) for report in reports.values() for one in report.get("stacks") or ()]
-        stood = {stack.rank: stack for stack in said if stack is not None}
-        if hang is not None:
-            hang = stacks.narrow(hang, stood)
-        verdict = judge(
-            ends,
-            attempt=attempt.number,
-            cooperating=cooperating,
-            notice=self._cause.name if self._cause is not None else None,
-            parent_gone={n: str(report.get("host")) for n, report in reports.items() if report.get("parent_gone")},
-            lost=lost,
-            hang=hang,
-            stood={rank: stack.where for rank, stack in stood.items()},
-            oom={node: report.get("oom") for node, report in reports.items()},
+        assert self._attempt is not None
+        return self._bench.decide(
+            self._run,
+            self._attempt.number,
+            reports,
+            lost,
+            hang=self._hang,
+            cause=self._cause,
+            restarts=self._team.restarts,
+            node=self._team.node,
         )
-        restart = self._may_restart(verdict, cooperating, any(report.get("started") for report in reports.values()))
-        if self._cause is None or verdict.by_itself:
-            for line in verdict.lines(self._screen.shows):
-                self._screen.say(line)
-        if restart:
-            self._screen.say(f"restart {self._team.restarts + 1} of {self._plan.max_restarts}")
-        self._keep(attempt, verdict)
-        return Decision(restart, self._code_of_failure(verdict), verdict.what)
-
-    def _may_restart(self, verdict: Verdict, cooperating: bool, started: bool) -> bool:
-        """Whether another try could end otherwise, and is left."""
-        if self._cause is not None or verdict.exit_code == ExitCode.BAD_INPUT:
-            return False
-        if verdict.parent_gone:
-            return False  # this node can start no rank any more
-        if cooperating and not started and verdict.is_exception:
-            return False  # a mistake in config or code is the same mistake the second time
-        if cooperating and not self._made_progress(verdict):
-            return False
-        return self._team.restarts < self._plan.max_restarts
-
-    def _made_progress(self, verdict: Verdict) -> bool:
-        newest = self._newest_checkpoint()
-        same = newest == self._checkpoint_at_failure
-        self._failures_without_progress = self._failures_without_progress + 1 if same else 1
-        self._checkpoint_at_failure = newest
-        if self._failures_without_progress < _NO_PROGRESS_FAILURES:
-            return True
-        verdict.exit_code = ExitCode.NO_PROGRESS
-        verdict.advice = f"{_NO_PROGRESS_FAILURES} failures in a row without a new checkpoint; not tried again"
-        return False
-
-    def _newest_checkpoint(self) -> str:
-        return max((path.name for path in self._run.checkpoints.glob("step-????????")), default="")
-
-    def _keep(self, attempt: Attempt, verdict: Verdict) -> None:
-        file = self._run.verdict_file(attempt.number)
-        if self._team.node != 0 and file.exists():
-            return  # node 0's, on a disk that both see
-        try:
-            write_atomically(file, json.dumps(verdict.as_dict(), indent=1) + "\n")
-        except OSError as error:
-            self._screen.say(f"verdict.json could not be written: {error.strerror}")
-
-    # exit codes --------------------------------------------------------------------------------------------------
-
-    def _code_of_failure(self, verdict: Verdict) -> int:
-        """75, 130 and 143 mean *saved*, so a rank that failed by itself while it was told to leave gives its own."""
-        if self._cause is None or verdict.by_itself:
-            return verdict.exit_code
-        if self._plan.settings is not None:
-            newest = self._newest_checkpoint()
-            where = f"it goes on from {newest}" if newest else "it begins anew"
-            self._screen.say(f"stopped before it had saved; {where}")
-        return CODE_OF[self._cause]
-
-    def _code_of_success(self, saved: bool) -> int:
-        if self._cause is not None and (saved or self._plan.settings is None):
-            return CODE_OF[self._cause]
-        if saved:
-            return ExitCode.SAVED
-        if self._plan.settings is not None and not self._run.final_file.exists():
-            name = self._run.final_file.name
-            self._screen.say(f"all ranks left with 0, but train.py wrote no {name}: it did not finish")
-            return ExitCode.FAILED
-        return ExitCode.DONE
 
 
 def _size(path: os.PathLike[str] | None) -> int:
