@@ -9,6 +9,7 @@ likely); above it the network of feistel.py.
 from __future__ import annotations
 
 import operator
+from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import overload
 
@@ -25,7 +26,7 @@ SMALL = 1 << 16
 Rows = npt.NDArray[np.int64]
 
 
-class Order:
+class Order(ABC):
     """What every order of an epoch has: `order[g]` is the row at position g, `order.inverse(row)` the position.
 
     Both map an int to an int and an array of any shape to int64 of that shape. `order[a:b:step]` costs its result and
@@ -40,9 +41,9 @@ class Order:
     def __len__(self) -> int:
         return self.n
 
+    @abstractmethod
     def with_seed(self, seed: int) -> Order:
         """The same kind of order, of the same rows and epoch, under another seed."""
-        raise NotImplementedError
 
     @overload
     def __getitem__(self, positions: int) -> int: ...
@@ -82,9 +83,9 @@ class Order:
         self.map_in_place(found, forward=forward)
         return int(found[0]) if given.ndim == 0 else found.reshape(given.shape)
 
+    @abstractmethod
     def _walk(self, words: Words, forward: bool) -> None:
         """Maps a chunk in place."""
-        raise NotImplementedError
 
 
 class Permutation(Order):

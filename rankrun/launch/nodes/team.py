@@ -6,6 +6,7 @@ import contextlib
 import signal
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -93,7 +94,7 @@ class Team:
         """The end: say goodbye to whoever is still there, and close everything. A second call does nothing."""
 
 
-class Connected(Team):
+class Connected(Team, ABC):
     """What head and members share: signals, and beats from a thread, so that a busy agent is not taken for dead."""
 
     def __init__(self, nproc: int, host: str) -> None:
@@ -118,8 +119,9 @@ class Connected(Team):
         self._heard.append(number)
         return number
 
+    @abstractmethod
     def _wires(self) -> list[Wire]:
-        raise NotImplementedError
+        """Every connection that beats go out on."""
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_S):
