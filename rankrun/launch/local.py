@@ -23,11 +23,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rankrun.errors import ExitCode, MachineError
+from rankrun.errors import ExitCode, MachineError, RankrunError
 from rankrun.launch import rank
 from rankrun.launch.channel import Channel
 from rankrun.launch.keeper import Keeper
-from rankrun.launch.nodes.head import Head
+from rankrun.launch.nodes.head import Head, send_away
 from rankrun.launch.nodes.member import Member
 from rankrun.launch.nodes.messages import Hello
 from rankrun.launch.nodes.place import Place, host_name, take_place
@@ -44,6 +44,7 @@ from rankrun.runfolder.stopping import name_for_verbs
 
 _LAST_WORDS_S = 2.0
 _SHARED_LIMIT_S = 10.0
+_GOODBYE_S = 10.0  # for nodes that still import torch when this one finds that there is nothing to do
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,13 @@ def launch(plan: RunPlan, argv: list[str], env: Mapping[str, str]) -> int | Fork
     claimed, run = None, RunFolder(plan.folder)
     if place is None or place.is_head:
         # One node holds the folder for all; the others hear from it what the run is.
-        outcome = _open_folder(plan, argv, env)
+        try:
+            outcome = _open_folder(plan, argv, env)
+        except RankrunError as error:
+            _send_others_away(plan, place, error.exit_code, str(error))
+            raise
         if isinstance(outcome, int):
+            _send_others_away(plan, place, outcome, f"node 0 has nothing to begin in {plan.folder}")
             return outcome
         claimed, run = outcome, outcome.folder
     try:
@@ -91,6 +97,12 @@ def launch(plan: RunPlan, argv: list[str], env: Mapping[str, str]) -> int | Fork
         return Forked(start, plan.target, plan.warm)
     theirs.close()
     return _be_agent(plan, run, claimed, place, Workers(ours, parent_pid, signals))
+
+
+def _send_others_away(plan: RunPlan, place: Place | None, code: int, line: str) -> None:
+    if place is not None and place.listener is not None:
+        send_away(place.listener, plan.nnodes - 1, code, line, _GOODBYE_S)
+        place.withdraw()
 
 
 def _open_folder(plan: RunPlan, argv: list[str], env: Mapping[str, str]) -> Claim | int:

@@ -224,6 +224,9 @@ def test_our_own_training_runs_over_three_hosts_stops_and_goes_on(doors, hosts, 
 
     first, second = (json.loads((runs / name / "final.json").read_text()) for name in ("one", "three"))
     assert first["weights_sha256"] == second["weights_sha256"]
+    commands = [three.launch(host, *words, "--node-rank", host) for host in range(3)]
+    assert [command.wait() for command in commands] == [0, 0, 0], [command.output for command in commands]
+    assert "this run is finished" in commands[0].output
 
 
 def test_garbage_at_the_endpoint_is_ignored(doors, hosts):

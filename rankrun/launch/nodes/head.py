@@ -338,6 +338,24 @@ class Head(Connected):
                     self._send(other, {"notice": number.name})
 
 
+def send_away(listener: socket.socket, members: int, code: int, line: str, limit_s: float) -> None:
+    """For a node 0 that has nothing to begin: tell those who come within `limit_s` what all leave with."""
+    goodbye = Decision(restart=False, exit_code=code, line=line).as_message()
+    deadline = time.monotonic() + limit_s
+    told: list[Wire] = []
+    with contextlib.suppress(OSError):  # out of time
+        while len(told) < members:
+            listener.settimeout(max(0.01, deadline - time.monotonic()))
+            told.append(wire := Wire(listener.accept()[0]))
+            wire.send(goodbye)
+    # Closed while the other end still writes, a connection takes along what was sent.
+    for wire in told:
+        while not wire.closed and not wire.receive() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        wire.close()
+    listener.close()
+
+
 def _is_report(report: object) -> bool:
     """Whether a node's report has the shape that a judge relies on."""
     return isinstance(report, dict) and all(isinstance(report.get(name), list) for name in ("ends", "stacks"))

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from rankrun.errors import RunFolderError, SetupError
-from rankrun.launch.nodes.head import Head
+from rankrun.launch.nodes.head import Head, send_away
 from rankrun.launch.nodes.member import Dismissed, Member
 from rankrun.launch.nodes.messages import Decision, Hello, Meeting
 from rankrun.launch.nodes.team import Abandoned, Refused, Team
@@ -337,6 +337,19 @@ def test_a_hang_is_one_only_if_all_nodes_hang(cluster):
     member.all_hang(None, runs=True)
     until(lambda: not head.failed() and head.all_hang({"silent_s": 31}, runs=True) is None)
     assert head.all_hang(None, runs=True) is None
+
+
+def test_who_comes_to_a_run_that_is_finished_is_sent_away_at_once(cluster):
+    member = cluster.member()
+    _, sent_away = both(lambda: send_away(cluster.listener, 1, 0, "nothing to begin", 20.0), lambda: member.meet(begin))
+    assert isinstance(sent_away, Dismissed)
+    assert (sent_away.code, str(sent_away)) == (0, "nothing to begin")
+
+
+def test_nobody_is_waited_for_longer_than_that():
+    listener = socket.create_server(("127.0.0.1", 0))
+    send_away(listener, 1, 0, "", 0.1)
+    assert listener.fileno() == -1
 
 
 def test_a_wire_survives_nothing_but_lines_of_json():
