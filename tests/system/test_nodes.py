@@ -32,7 +32,7 @@ END = "dist.barrier()\ndist.destroy_process_group()\n"
 
 @pytest.fixture
 def small_config(tmp_path) -> Path:
-    """A training that takes a few seconds and saves at every second step."""
+    """A training that takes a few seconds and saves at every fifth step."""
     subprocess.run([sys.executable, ROOT / "datasets/digits.py", tmp_path / "all"], check=True, capture_output=True)
     lines = (tmp_path / "all/train.txt").read_text().splitlines()[:300]
     (tmp_path / "train.txt").write_text("".join(f"all/{line}\n" for line in lines))
@@ -40,7 +40,7 @@ def small_config(tmp_path) -> Path:
     config.write_text(
         f"data: {{train: {tmp_path}/train.txt, classes: 10, channels: 1}}\n"
         "model: {args: {width: 8, blocks: [1, 1]}}\n"
-        "train: {epochs: 6, global_batch: 12}\ncheckpoint: {every_steps: 2}\n"
+        "train: {epochs: 3, global_batch: 12}\ncheckpoint: {every_steps: 5}\n"
     )
     return config
 
