@@ -20,7 +20,9 @@ protocol: an exception with an int attribute `exit_code` and a str attribute `co
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import signal
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import Final
@@ -259,8 +261,10 @@ give the same command again.""",
 not fit the classes and channels. `model.name` is one of ours, any classification model of torchvision, or
 a dotted path to yours.""",
     "0": "Done. A finished run that is given again also says so and leaves with 0. Don't requeue.",
-    "1": """The program failed; the verdict names the rank, the host and the line. Requeue only while restarts
-are left. A program that left with a code of its own keeps it; a signal n gives 128 + n.""",
+    "1": """The program failed; the verdict names the rank, the host and the line; or the ranks or nodes did not
+find each other (E107). Requeue only while restarts are left. A program that left with a code of its own keeps
+it, unless that is one of ours (2, 75, 93, 124, 130, 143) and it knows nothing of rankrun; a signal n gives
+128 + n.""",
     "2": """Bad input: the config, an option, the data or the environment. Nothing was trained, and running
 the same again ends the same way: don't requeue.""",
     "75": """Saved at a notice (a preemption, a time limit, SIGUSR2) and wants to go on: requeue. The same
@@ -268,10 +272,11 @@ command goes on with the next sample.""",
     "93": """Three attempts in a row ended without a new checkpoint. Another try would end like them: don't
 requeue, read the verdicts in attempts/.""",
     "124": """A rank hung. Python stacks of all ranks are in attempts/NNNN/stacks/. Requeued as configured.""",
-    "130": """A person interrupted the run (Ctrl-C); it was saved. The same command goes on, and so does
-`python launch.py resume RUN`.""",
-    "143": """A person stopped the run (`stop`, or SIGTERM outside SLURM); it was saved. After `stop` it stays
-stopped until `python launch.py resume RUN`, which goes on; after SIGTERM the same command goes on, too.""",
+    "131": "SIGQUIT (Ctrl-\\) ended the run at once; the stacks of all ranks are in attempts/NNNN/stacks/.",
+    "130": """A person interrupted the run (Ctrl-C, or its terminal was closed); a config's run was saved. The same
+command goes on, and so does `python launch.py resume RUN`.""",
+    "143": """A person stopped the run (`stop`, or SIGTERM outside SLURM); a config's run was saved. After `stop` it
+stays stopped until `python launch.py resume RUN`, which goes on; after SIGTERM the same command goes on, too.""",
 }
 
 
@@ -279,6 +284,21 @@ def explain(code: str) -> str:
     """The longer text for an error code (`E102`, any case) or an exit code (`75`); OptionError for any other."""
     key = code.strip().upper()
     text = _EXPLANATIONS.get(key)
+    if not text and key.isdecimal() and len(key) <= 3 and int(key) <= 255:
+        text = _about_exit_code(int(key))
     if not text:
         raise OptionError(f"there is no code {code[:40]!r}. The codes are {', '.join(_EXPLANATIONS)}")
     return f"{key}: {' '.join(text.split())}"
+
+
+def _about_exit_code(code: int) -> str:
+    """What an exit code means that is none of ours."""
+    with contextlib.suppress(ValueError):
+        name = signal.Signals(code - 128).name
+        return (
+            f"A rank was killed by {name} (128 + {code - 128}). The verdict names the rank and, for SIGKILL, whether "
+            "the kernel sent it because memory ran out."
+        )
+    if code in (126, 127):
+        return "A command of --no-python can't be executed, or is not there, as a shell says it."
+    return "The program's own code: the one that the rank left with which failed first. The verdict names it."

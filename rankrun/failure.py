@@ -20,19 +20,24 @@ from rankrun.errors import format_error, is_told, printable, told_by
 
 _MOST_CHARS = 1 << 16
 
+# Words that any library could use, a client of a data base for one: they tell of a peer only where the text names what
+# connects ranks.
+_CONNECTS_RANKS = r"\b[Gg]loo\b|NCCL|c10d|TCPStore|torch\.distributed|Dist(Network|Store|Backend)Error"
+_ANYBODYS_WORDS = (
+    r"Connection closed by (remote )?peer|Timed out waiting \d+ms for (send|recv) operation|[Tt]imed out connecting"
+    r"|Connection was likely closed|wait timeout after \d+ms|client socket has (timed out|failed to connect)"
+    r"|before timing out"
+)
+
 # What a healthy rank says when another one is gone or does not come: never the cause. The words are torch 2.14's;
 # tests/launch/test_verdict.py holds them as they were met.
 PEER_GONE = re.compile(
-    r"Connection closed by (remote )?peer"
-    r"|gloo/transport.*(Connection (reset|refused|timed out)|Broken pipe|Socket (unexpectedly )?closed|No route)"
-    r"|Timed out waiting \d+ms for (send|recv) operation"
-    r"|Gloo connectFullMesh failed|[Tt]imed out connecting"
-    r"|monitoredBarrier"
+    r"gloo/transport.*(Connection (reset|refused|timed out)|Broken pipe|Socket (unexpectedly )?closed|No route)"
+    r"|Gloo connectFullMesh failed|monitoredBarrier"
     r"|DistNetworkError: (?!The server socket)|DistStoreError"
-    r"|Connection was likely closed|wait timeout after \d+ms|client socket has (timed out|failed to connect)"
     r"|ncclRemoteError|NCCL communicator was aborted|NCCL operation timed out|NCCL timeout"
-    r"|collective operation timeout|before timing out"
-    r"|NCCL.*Connection (refused|reset|timed out)"
+    r"|NCCL.*Connection (refused|reset|timed out)|Watchdog caught collective operation timeout"
+    rf"|\A(?=[\s\S]*({_CONNECTS_RANKS}))[\s\S]*?({_ANYBODYS_WORDS})"
 )
 
 # What may come from a peer that is gone or from anywhere else, such as a tracker's server.

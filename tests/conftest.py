@@ -17,6 +17,7 @@ import contextlib
 import functools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -145,6 +146,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_configure(config: pytest.Config) -> None:
     required()
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        # A run under nohup, or behind a shell's `&`, stays deaf, but what it starts must not inherit that.
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
     config.stash[LEFT_OUT] = {}
 
 

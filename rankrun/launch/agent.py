@@ -98,9 +98,12 @@ class Agent(SimpleElasticAgent):
         try:
             self.run()
         except Abandoned:
-            number = self._workers.signals.told_to_leave or signal.SIGTERM
-            self._screen.say(f"{number.name}: nothing was started yet")
-            self._code = CODE_OF[number]
+            if self._keeper is not None and self._keeper.error is not None:
+                self._code = self._keeper.error.exit_code
+                raise self._keeper.error from None
+            number = self._workers.signals.told_to_leave
+            self._screen.say(f"{number.name if number else 'stop'}: the ranks were not started")
+            self._code = CODE_OF[number or signal.SIGTERM]
         except Dismissed as end:
             self._screen.say(str(end) or f"node 0 has ended the run (exit code {end.code})")
             self._code = end.code
@@ -401,13 +404,16 @@ class Agent(SimpleElasticAgent):
             error_log=attempt.error_log(local_rank),
         )
 
-    def _judge(self, reports: Mapping[int, dict[str, Any]], lost: Mapping[int, str]) -> Decision:
+    def _judge(
+        self, reports: Mapping[int, dict[str, Any]], lost: Mapping[int, str], silent: Mapping[int, str]
+    ) -> Decision:
         assert self._attempt is not None
         return self._bench.decide(
             self._run,
             self._attempt.number,
             reports,
             lost,
+            silent,
             hang=self._hang,
             cause=self._cause,
             restarts=self._team.restarts,
@@ -432,4 +438,4 @@ _STATUS = {
 }
 
 # How a program ends that obeys a signal which was passed on to it.
-_OBEYED = (-signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP, 128 + signal.SIGINT)
+_OBEYED = {code for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) for code in (-number, 128 + number)}

@@ -40,6 +40,7 @@ class Bench:
         attempt: int,
         reports: Mapping[int, dict[str, Any]],
         lost: Mapping[int, str],
+        silent: Mapping[int, str],
         *,
         hang: Hang | None,
         cause: signal.Signals | None,
@@ -48,12 +49,12 @@ class Bench:
     ) -> Decision:
         """Judge, say and keep the verdict, and decide for all nodes.
 
-        `lost` names nodes that are gone, `cause` is the signal because of which the ranks were to leave, `restarts`
-        counts those that there have been, `node` is who judges.
+        `lost` names nodes that were gone, `silent` those that did not report in time. `cause` is the signal because of
+        which the ranks were to leave, `restarts` counts those that there have been, `node` is who judges.
         """
         cooperating = all(report.get("cooperating") is True for report in reports.values())
         started = any(report.get("started") is True for report in reports.values())
-        verdict = self._judge(attempt, reports, lost, hang, cause, cooperating)
+        verdict = self._judge(attempt, reports, lost, silent, hang, cause, cooperating)
         restart = (
             cause is None
             and self._could_end_otherwise(run, verdict, cooperating, started)
@@ -83,6 +84,7 @@ class Bench:
         attempt: int,
         reports: Mapping[int, dict[str, Any]],
         lost: Mapping[int, str],
+        silent: Mapping[int, str],
         hang: Hang | None,
         cause: signal.Signals | None,
         cooperating: bool,
@@ -103,6 +105,7 @@ class Bench:
             notice=cause.name if cause is not None else None,
             parent_gone={node: str(one.get("host")) for node, one in reports.items() if one.get("parent_gone")},
             lost=lost,
+            silent=silent,
             hang=stacks.narrow(hang, stood) if hang is not None else None,
             stood={rank: stack.where for rank, stack in stood.items()},
             oom={node: report.get("oom") for node, report in reports.items()},

@@ -36,6 +36,11 @@ class Keeper:
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._work, name="keeper", daemon=True)
 
+    @property
+    def has_news(self) -> bool:
+        """Whether the launch is to end, for either reason."""
+        return self.stop_wanted or self.error is not None
+
     def start(self) -> None:
         """Begin; only after the last fork of this process."""
         self._thread.start()

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rankrun.errors import ExitCode, MachineError, RankrunError
+from rankrun.errors import ExitCode, MachineError, RankrunError, RunFolderBusy
 from rankrun.launch import rank
 from rankrun.launch.channel import Channel
 from rankrun.launch.keeper import Keeper
@@ -33,9 +33,9 @@ from rankrun.launch.nodes.messages import Hello
 from rankrun.launch.nodes.place import Place, host_name, take_place
 from rankrun.launch.nodes.team import Team
 from rankrun.launch.plan import ASKED_FOR, RunPlan, Target, check_name, shadowed_by
-from rankrun.launch.process import adopt_orphans
+from rankrun.launch.process import adopt_orphans, children
 from rankrun.launch.screen import Screen, say
-from rankrun.launch.signals import CODE_OF, Signals, end_on_signals
+from rankrun.launch.signals import CODE_OF, EarlySignals, Signals
 from rankrun.launch.warm import RankStart, WarmParent
 from rankrun.launch.workers import Workers
 from rankrun.runfolder import Claim, RunFolder, claim, stopped_before, write_atomically
@@ -63,7 +63,8 @@ class Forked:
 
 def launch(plan: RunPlan, argv: list[str], env: Mapping[str, str]) -> int | Forked:
     """Run the plan. Returns the launcher's exit code, and a Forked in each rank; the warm parent never comes back."""
-    end_on_signals()
+    early = EarlySignals()
+    strangers = children()  # of the shell that has become this process
     place = take_place(plan)
     claimed, run = None, RunFolder(plan.folder)
     if place is None or place.is_head:
@@ -78,12 +79,13 @@ def launch(plan: RunPlan, argv: list[str], env: Mapping[str, str]) -> int | Fork
             return outcome
         claimed, run = outcome, outcome.folder
     try:
-        plan = _prepare(plan, run)
+        plan = _prepare(plan, run, early)
+        signals = Signals(plan.signals)
+        early.check()
     except BaseException:  # Ctrl-C during the import of torch too: nothing has started, so nothing is left
         if claimed is not None:
             claimed.withdraw()
         raise
-    signals = Signals(plan.signals)
     ours, theirs = Channel.pair()
     parent_pid = os.fork()
     if parent_pid == 0:
@@ -96,7 +98,7 @@ def launch(plan: RunPlan, argv: list[str], env: Mapping[str, str]) -> int | Fork
             os._exit(ExitCode.DONE)
         return Forked(start, plan.target, plan.warm)
     theirs.close()
-    return _be_agent(plan, run, claimed, place, Workers(ours, parent_pid, signals))
+    return _be_agent(plan, run, claimed, place, Workers(ours, parent_pid, signals, strangers))
 
 
 def _send_others_away(plan: RunPlan, place: Place | None, code: int, line: str) -> None:
@@ -117,7 +119,7 @@ def _open_folder(plan: RunPlan, argv: list[str], env: Mapping[str, str]) -> Clai
     return claimed
 
 
-def _prepare(plan: RunPlan, run: RunFolder) -> RunPlan:
+def _prepare(plan: RunPlan, run: RunFolder, early: EarlySignals) -> RunPlan:
     """Everything that must have happened before the fork; the plan, now with what only the import could show."""
     os.environ.update(plan.environment)
     if plan.settings is not None:
@@ -125,7 +127,7 @@ def _prepare(plan: RunPlan, run: RunFolder) -> RunPlan:
         allowed = (word for key in plan.allow_change for word in ("--allow-change", key))
         plan = replace(plan, target=replace(plan.target, arguments=(str(run.config_file), *allowed)))
     if plan.warm:
-        _import_torch()
+        _import_torch(early)
         shadowed = shadowed_by(plan.target, sys.modules)
         if shadowed is not None:
             plan = replace(plan, warm=False, preload=(), why_not_warm=f"a local {shadowed} stands for a loaded one")
@@ -137,22 +139,29 @@ def _prepare(plan: RunPlan, run: RunFolder) -> RunPlan:
 
 
 def _claim(plan: RunPlan, argv: list[str], env: Mapping[str, str]) -> Claim:
-    folder = plan.folder
-    if plan.new_folder:
-        folder = _unused(folder.with_name(f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}"))
-    return claim(
-        folder,
-        settings=plan.settings,
-        command=argv,
-        allow_change=plan.allow_change,
-        resume=plan.resume_words(folder.name),
-        env=env,
-        say=say,
-    )
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    while True:
+        folder = plan.folder
+        if plan.new_folder:
+            folder = _unused(folder.with_name(f"{folder.name}-{stamp}"))
+        try:
+            return claim(
+                folder,
+                settings=plan.settings,
+                command=argv,
+                allow_change=plan.allow_change,
+                resume=plan.resume_words(folder.name),
+                env=env,
+                say=say,
+            )
+        except RunFolderBusy:
+            if not plan.new_folder:
+                raise
+            # Another launch of this second was quicker: its folder is there now, and the next name is free.
 
 
 def _unused(folder: Path) -> Path:
-    """The folder, or the first of folder-2, folder-3, … that is not there; `claim` settles a race between two."""
+    """The folder, or the first of folder-2, folder-3, … that is not there."""
     count, free = 1, folder
     while free.exists():
         count += 1
@@ -160,11 +169,12 @@ def _unused(folder: Path) -> Path:
     return free
 
 
-def _import_torch() -> None:
+def _import_torch(early: EarlySignals) -> None:
     """Import torch, the one import that all processes to come share; MachineError in words if it can't be."""
     try:
         importlib.import_module("torch")
     except Exception as error:  # a broken installation raises anything: OSError for a missing library, RuntimeError …
+        early.check()  # an interrupted import breaks in its own ways
         raise MachineError(
             f"torch can't be imported by {sys.executable}: {type(error).__name__}: {error}. `make setup` installs the "
             "versions that are tested together"
@@ -226,7 +236,7 @@ def _watch(
         workers.end()
         screen.say("stop: nothing was started yet")
         return ExitCode.STOPPED
-    team = _team(plan, run, claimed, place, workers, screen)
+    team = _team(plan, run, claimed, place, workers, screen, keeper)
     code = Agent(plan, run, claimed, workers, screen, team, place, keeper).launch()
     if workers.unkillable:
         screen.say(f"processes {workers.unkillable} are left: they can't be killed by this user, or by nobody")
@@ -234,7 +244,13 @@ def _watch(
 
 
 def _team(
-    plan: RunPlan, run: RunFolder, claimed: Claim | None, place: Place | None, workers: Workers, screen: Screen
+    plan: RunPlan,
+    run: RunFolder,
+    claimed: Claim | None,
+    place: Place | None,
+    workers: Workers,
+    screen: Screen,
+    keeper: Keeper | None,
 ) -> Team:
     """The other nodes, as this one sees them."""
     host = host_name(os.environ)
@@ -256,7 +272,7 @@ def _team(
         "stop_grace_s": plan.stop_grace_s,
         "waiter": workers.waiter,
         "wait": workers.wait,
-        "interrupted": lambda: workers.interrupted,
+        "interrupted": lambda: workers.interrupted or (keeper is not None and keeper.has_news),
         "say": screen.say,
     }
     if claimed is not None:

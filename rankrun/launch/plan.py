@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import importlib.machinery
+import importlib.util
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,7 +112,7 @@ def make_plan(options: RunOptions, env: Mapping[str, str], settings: Settings | 
     """The plan for checked options. `gpus` is what this machine shows; OptionError for what cannot be."""
     runs = Path(options.runs)
     how = joining(options, env, runs)
-    target = _target(options, settings)
+    target = _target(options, settings, env)
     nproc = _nproc(options, settings, gpus, how.nnodes)
     _check_world(options, env, nproc, how.nnodes)
     name = check_name(options.name) if options.name else default_name(options.target)
@@ -225,10 +229,12 @@ def default_name(target: str) -> str:
     return check_name(re.sub(r"[^A-Za-z0-9._+=,@-]", "-", stem).lstrip("._+=,@-")[:100] or "run")
 
 
-def _target(options: RunOptions, settings: Settings | None) -> Target:
+def _target(options: RunOptions, settings: Settings | None, env: Mapping[str, str]) -> Target:
     if options.preflight:
-        on_cpu = settings is not None and settings.train.device == "cpu"
-        return Target("module", "rankrun.training.preflight", ("--device", "cpu") if on_cpu else ())
+        words = ["--shared"] if settings is not None else []
+        if settings is not None and settings.train.device == "cpu":
+            words += ["--device", "cpu"]
+        return Target("module", "rankrun.training.preflight", tuple(words))
     if settings is not None:
         program = Path("train.py")
         if not program.is_file():
@@ -239,11 +245,23 @@ def _target(options: RunOptions, settings: Settings | None) -> Target:
         return Target("config", str(program))
     arguments = tuple(options.words)
     if options.no_python:
+        if "PATH" in env and shutil.which(options.target, path=env["PATH"]) is None:
+            raise OptionError(f"{options.target}: no such command on PATH, or it may not be executed")
         return Target("command", options.target, arguments)
     if options.module:
+        _check_module(options.target)
         return Target("module", options.target, arguments)
     _check_script(options.target)
     return Target("script", options.target, arguments)
+
+
+def _check_module(name: str) -> None:
+    """Refuse a module whose package is nowhere; what lies below it can't be told without importing it."""
+    top = name.partition(".")[0]
+    with contextlib.suppress(ImportError, ValueError):
+        if importlib.machinery.PathFinder.find_spec(top, [""]) or importlib.util.find_spec(top):
+            return
+    raise OptionError(f"-m {name}: there is no module {top!r} here or among the installed ones")
 
 
 def _home() -> str:
@@ -289,7 +307,7 @@ def _nproc(options: RunOptions, settings: Settings | None, gpus: int, nnodes: in
         nproc = gpus
     elif word == "auto":
         nproc = gpus or 1
-    elif word.isascii() and word.isdigit() and 1 <= int(word) <= _MOST_RANKS:
+    elif word.isascii() and word.isdigit() and len(word) <= 6 and 1 <= int(word) <= _MOST_RANKS:
         nproc = int(word)
     else:
         raise OptionError(f"--nproc {word}: give a number of ranks from 1 to {_MOST_RANKS}, or auto, gpu, cpu")

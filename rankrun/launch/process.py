@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -59,6 +59,13 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def children() -> frozenset[int]:
+    """Process ids of this process's own children."""
+    import psutil
+
+    return frozenset(child.pid for child in psutil.Process().children())
+
+
 def send(pids: Iterable[int], number: int) -> None:
     """Send a signal to processes that may be gone by now, or another user's (a child that went through sudo)."""
     for pid in pids:
@@ -66,13 +73,14 @@ def send(pids: Iterable[int], number: int) -> None:
             os.kill(pid, number)
 
 
-def kill_family(limit_s: float) -> list[int]:
+def kill_family(limit_s: float, strangers: Collection[int] = ()) -> list[int]:
     """SIGKILL all descendants of this process, those they leave behind too, until none is left; reaps its children.
 
-    Returns the ones that outlived the limit: another user's, or stuck in the kernel.
+    `strangers` and what descends from them are left alone: `sh -c 'monitor & exec launch.py …'` gives us children that
+    we have not started. Returns the ones that outlived the limit: another user's, or stuck in the kernel.
     """
     deadline = time.monotonic() + limit_s
-    while left := descendants(os.getpid()):
+    while left := _family(strangers):
         send(left, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
@@ -81,6 +89,11 @@ def kill_family(limit_s: float) -> list[int]:
             break
         time.sleep(_RESCAN_S)
     return left
+
+
+def _family(strangers: Collection[int]) -> list[int]:
+    spared = {*strangers, *(pid for stranger in strangers for pid in descendants(stranger))}
+    return [pid for pid in descendants(os.getpid()) if pid not in spared]
 
 
 def listens_for(pid: int, number: int) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import builtins
 import contextlib
 import faulthandler
+import fcntl
 import importlib.machinery
 import importlib.util
 import os
 import random
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -56,7 +58,7 @@ def settle(start: RankStart) -> None:
         # that can't open the file is no worse off for it, and the agent says that its stack is missing.
         with contextlib.suppress(OSError):
             place = os.open(start.stacks, os.O_WRONLY | os.O_APPEND)
-            faulthandler.register(STACKS_SIGNAL, file=place, all_threads=True, chain=False)
+            faulthandler.register(STACKS_SIGNAL, file=_out_of_reach(place), all_threads=True, chain=False)
     if start.tracer is not None:
         allow_tracer(start.tracer)
     os.environ.update(start.environment)
@@ -66,6 +68,15 @@ def settle(start: RankStart) -> None:
     random.seed()
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()  # else all ranks would draw the warm parent's numbers
+
+
+def _out_of_reach(file: int) -> int:
+    """The same file under a high number. A program that closes all that it has not opened would get a low one for a
+    file of its own, and the stacks with it."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    high = fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, max(most - 8, 64) if most != resource.RLIM_INFINITY else 1 << 16)
+    os.close(file)
+    return high
 
 
 def _open_log(name: str, streams: tuple[int, ...]) -> None:

@@ -21,6 +21,8 @@ _HOW_CHARS = 400
 _ERROR_FILE_BYTES = 4 << 20
 _ELSEWHERE = re.compile(r"^.*Caught \w+ in ")
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+# The innermost frame of a traceback. torch.distributed.elastic wraps whole programs and connects no ranks.
+_RAISED_BY_TORCH = re.compile(r'File "[^"\n]*/torch/distributed/(?!elastic/)[^"\n]*", line \d+(?![\s\S]*File ")')
 _RANK_PREFIX = re.compile(r"^\[rank\d+\]: ?")  # torch puts it before each line of a traceback once there is a group
 
 
@@ -169,11 +171,17 @@ class RankEnd:
         return f"left with exit code {self.code}"
 
     @property
-    def is_consequence(self) -> bool:
-        """Whether this end only says that somebody else is gone or does not answer, or was ordered by us."""
-        if self.ordered and (self.message is None or self.message.startswith("KeyboardInterrupt")):
-            return True
-        return not self.told and PEER_GONE.search(self._words) is not None
+    def obeyed(self) -> bool:
+        """Whether this is what we ordered: death by the signal, or the way out that a handler of it took."""
+        ways_out = ("KeyboardInterrupt", "SystemExit")
+        return self.ordered and (self.message is None or self.message.startswith(ways_out))
+
+    @property
+    def misses_a_peer(self) -> bool:
+        """Whether this end only says that somebody else is gone or does not answer."""
+        by_torch = self.traceback is not None and _RAISED_BY_TORCH.search(self.traceback) is not None
+        words = f"{self._words}\ntorch.distributed" if by_torch else self._words
+        return not self.told and PEER_GONE.search(words) is not None
 
     @property
     def is_doubtful(self) -> bool:
@@ -190,7 +198,7 @@ def _in_the_log(code: int | None, tail: list[str]) -> Trace | None:
     """What a program of another interpreter, or one that crashed in C code, printed as it ended."""
     if code is None or code == 0:
         return None
-    return last_exception(tail) if code > 0 else last_crash(tail)
+    return last_exception(tail, code) if code > 0 else last_crash(tail)
 
 
 def _message_and_stack(content: dict[str, Any]) -> tuple[str | None, str | None]:

@@ -6,6 +6,7 @@ restart, not the heartbeat, not the grace of a notice.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import re
@@ -23,7 +24,7 @@ _STDOUT, _STDERR = 1, 2
 
 def say(line: str) -> None:
     """One line of the launcher's own, for as long as there is no Screen."""
-    _write(_STDERR, f"rankrun: {line}\n".encode())
+    _write(_STDERR, f"rankrun: {line}\n".encode(errors="backslashreplace"))
 
 
 def _write(fd: int, data: bytes) -> bool:
@@ -96,7 +97,10 @@ class Screen:
                 continue
             if order is None:
                 break
-            order()
+            try:
+                order()
+            except Exception as error:  # one order that can't be followed must not end all that come after it
+                say(f"the screen misses something: {type(error).__name__}: {error}")
         self._copy_all(last=True)
         for log in self._logs.values():
             if log.file is not None:
@@ -127,8 +131,9 @@ class Screen:
                 log.file = open(log.path, "rb")  # noqa: SIM115  # open as long as it is followed
             except OSError:
                 return
-        while data := log.file.read(_CHUNK_BYTES):
-            self._show(log, data)
+        with contextlib.suppress(OSError):  # a disk that does not answer may do so the next time
+            while data := log.file.read(_CHUNK_BYTES):
+                self._show(log, data)
         if last and log.begun:
             self._show(log, b"\n")
 

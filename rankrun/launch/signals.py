@@ -33,16 +33,24 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = CODE_OF[number]
 
 
-def end_on_signals() -> None:
-    """Until there are Signals: have notices raise Interrupted, so that none of them leaves a claimed folder behind."""
+class EarlySignals:
+    """Until there are Signals: notices raise Interrupted, so that none of them leaves a claimed folder behind."""
 
-    def interrupt(number: int, _frame: FrameType | None) -> None:
-        raise Interrupted(signal.Signals(number))
+    def __init__(self) -> None:
+        self._seen: signal.Signals | None = None
+        for number in NOTICES:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._interrupt)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # for ranks, and there are none
 
-    for number in NOTICES:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, interrupt)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # for ranks, and there are none
+    def _interrupt(self, number: int, _frame: FrameType | None) -> None:
+        self._seen = self._seen or signal.Signals(number)
+        raise Interrupted(self._seen)
+
+    def check(self) -> None:
+        """Raise Interrupted if a signal has come. What is raised while torch's C code imports numpy is swallowed."""
+        if self._seen is not None:
+            raise Interrupted(self._seen)
 
 
 class Signals:

@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rankrun.errors import printable
 from rankrun.launch.process import LINUX, listens_for, send
 from rankrun.launch.watch import Hang
 from rankrun.runfolder import write_atomically
@@ -124,7 +125,7 @@ class Stack:
         stopped, waits, attended = (message.get(name) is True for name in ("stopped", "waits", "attended"))
         if not isinstance(where, str) or not isinstance(rank, int) or isinstance(rank, bool) or rank < 0:
             return None
-        return cls(rank, where[:_MOST_WORDS], stopped, waits, attended)
+        return cls(rank, printable(where[:_MOST_WORDS]), stopped, waits, attended)
 
 
 def gather(

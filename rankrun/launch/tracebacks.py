@@ -16,7 +16,11 @@ _FRAME = re.compile(r'^\s*File "(?P<file>[^"\n]+)", line (?P<line>\d+)(( in|, in
 _HEADER = re.compile(r"^\s*(\w+: )?(Original )?Traceback \(most recent call last\):$")
 _FAULT = re.compile(r"^(Current t|T)hread 0x[0-9a-f]+.*\(most recent call first\):$")
 _SYNTAX = re.compile(r"^(SyntaxError|IndentationError|TabError): ")
-_AFTER = 6  # lines that may follow the last traceback: warnings of the interpreter's end
+_UNCAUGHT = 1  # what Python leaves with after an exception that nobody caught
+_AFTER = 6  # lines that may follow it then: the rest of its message, what handlers of the exit print
+_IGNORED = "Exception ignored in"
+# What the interpreter, torch and its kin print on the way out, the quoted line of a warning included.
+_PARTING = re.compile(r"^\s|^$|^.*\.py:\d+: \w*Warning: |^\[[WIE]\d* .*\]|^wandb: |.*resource_tracker: ")
 
 # From the most to the least telling.
 _LAST_WORDS = (
@@ -37,13 +41,24 @@ class Trace:
     text: str
 
 
-def last_exception(lines: Sequence[str]) -> Trace | None:
-    """The Python traceback that a program ended with, of a chain the last; None if its output goes on after one."""
-    headers = [number for number, line in enumerate(lines) if _HEADER.match(line)]
+def last_exception(lines: Sequence[str], code: int) -> Trace | None:
+    """The Python traceback that a program ended with, of a chain the last; None if its output goes on after one.
+
+    With an exit code other than Python's own for an exception nothing of the program's may follow: it has chosen that
+    code, and a traceback further up is one that it has handled.
+    """
+    headers = _headers(lines)
     if not headers:
-        return _bare_syntax_error(lines)
+        return _bare_syntax_error(lines) if code == _UNCAUGHT else None
     trace, end = _exception(lines, headers[-1])
-    return trace if len(lines) - end <= _AFTER else None
+    few = code == _UNCAUGHT and len(lines) - end <= _AFTER
+    return trace if few or _only_parting(lines[end:]) else None
+
+
+def any_exception(lines: Sequence[str]) -> Trace | None:
+    """The last traceback that a program printed, whether it ended with it or not."""
+    headers = _headers(lines)
+    return _exception(lines, headers[-1])[0] if headers else None
 
 
 def within(message: str) -> Trace | None:
@@ -75,6 +90,27 @@ def last_words(lines: Sequence[str]) -> str | None:
             if found := pattern.search(line):
                 return found["words"].strip()
     return None
+
+
+def _headers(lines: Sequence[str]) -> list[int]:
+    """Where tracebacks begin, apart from those of exceptions that the interpreter passed over."""
+    return [
+        number
+        for number, line in enumerate(lines)
+        if _HEADER.match(line) and not (number > 0 and lines[number - 1].startswith(_IGNORED))
+    ]
+
+
+def _only_parting(lines: Sequence[str]) -> bool:
+    number = 0
+    while number < len(lines):
+        if lines[number].startswith(_IGNORED) and number + 1 < len(lines) and _HEADER.match(lines[number + 1]):
+            _, number = _exception(lines, number + 1)
+        elif lines[number].startswith(_IGNORED) or _PARTING.match(lines[number]):
+            number += 1
+        else:
+            return False
+    return True
 
 
 def _exception(lines: Sequence[str], header: int) -> tuple[Trace, int]:

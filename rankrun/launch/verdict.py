@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rankrun.errors import ExitCode, printable
 from rankrun.launch.causes import Cause, likely
 from rankrun.launch.rank_end import RankEnd
+from rankrun.launch.tracebacks import any_exception
 from rankrun.launch.watch import Hang, ranks_in_words
 
 __all__ = ["RankEnd", "Verdict", "judge"]
@@ -20,6 +21,7 @@ _TAIL_LINES = 20
 _ALSO = 3
 _FILE_AND_LINE = re.compile(r":\d+ in ")
 _SEEN_LATER_NS = 1_000_000_000
+_ORDER_NS = 300_000_000  # ranks that go on after the first end are told to leave this long after it, at the earliest
 _TOLD_LATER_NS = 5_000_000_000  # an end on another node: its age counts from when node 0 came to read the report
 _NO_CAUSE = "During handling of the above exception, another exception occurred:"
 
@@ -42,6 +44,8 @@ class Verdict:
     where: str | None  # file:line
     ends: list[RankEnd]
     attempt: int
+    consequences: frozenset[int]  # ranks whose ends only follow from something else
+    silent: Mapping[int, str] = field(default_factory=dict)  # hosts by node, of which nothing was heard in time
     notice: str | None = None
     parent_gone: bool = False
     cause: Cause | None = None
@@ -54,7 +58,10 @@ class Verdict:
         return self.by_itself and root is not None and root.message is not None and not root.early
 
     def lines(self, on_screen: Callable[[Path], bool]) -> list[str]:
-        """The verdict for a terminal; what stands on the screen already is not said again."""
+        """The verdict for a terminal, printable; what stands on the screen already is not said again."""
+        return [printable(line.expandtabs()) for line in self._lines(on_screen)]
+
+    def _lines(self, on_screen: Callable[[Path], bool]) -> list[str]:
         root, closing = self.root, [self.advice] if self.advice else []
         if root is None:
             return [self.what, *self._others(), *closing]
@@ -63,7 +70,7 @@ class Verdict:
         lines = [self.what]
         if not on_screen(root.log):
             last = root.traceback.splitlines() if root.traceback else root.tail
-            lines += [f"  {printable(line.expandtabs())}" for line in last[-_TAIL_LINES:]]
+            lines += [f"  {line}" for line in last[-_TAIL_LINES:]]
         lines += self._others()
         if self.cause is not None:
             lines += [f"likely cause: {self.cause.what}", f"what to do: {self.cause.cure}"]
@@ -73,12 +80,12 @@ class Verdict:
     def _others(self) -> list[str]:
         """What became of the other ranks, in as few lines for a thousand as for two."""
         root, others = self.root, [end for end in self.ends if end.rank != self.rank and end.code is not None]
-        followed = [end for end in others if end.is_consequence or end.ordered]
-        lines = []
+        followed = [end for end in others if end.rank in self.consequences or end.ordered]
+        lines = [f"node {node} ({host}) did not say how its ranks ended" for node, host in sorted(self.silent.items())]
         if followed and not self.by_itself:
             # Who was still at work when the others gave up is the one to look at.
-            working = [end for end in followed if end.message is None]
-            gave_up = [end.rank for end in followed if end.message is not None]
+            working = [end for end in followed if end.obeyed]
+            gave_up = [end.rank for end in followed if not end.obeyed]
             lines += [f"{ranks_in_words(gave_up)} gave up too"] if gave_up else []
             if working:
                 on = ", ".join(sorted({end.host for end in working})[:_ALSO])
@@ -112,6 +119,7 @@ class Verdict:
             "parent_gone": self.parent_gone,
             "notice": self.notice,
             "advice": self.advice,
+            "silent": dict(self.silent),
             "ranks": [
                 {
                     "rank": end.rank,
@@ -120,7 +128,7 @@ class Verdict:
                     "how": end.how,
                     "where": end.where,
                     "ns": end.ns,
-                    "consequence": end.is_consequence,
+                    "consequence": end.rank in self.consequences,
                 }
                 for end in self.ends
             ],
@@ -135,25 +143,33 @@ def judge(
     notice: str | None = None,
     parent_gone: Mapping[int, str] | None = None,
     lost: Mapping[int, str] | None = None,
+    silent: Mapping[int, str] | None = None,
     hang: Hang | None = None,
     stood: Mapping[int, str] | None = None,
     oom: Mapping[int, object] | None = None,
 ) -> Verdict:
     """The verdict on an attempt in which at least one rank, node or warm parent did not end well.
 
-    `parent_gone` and `lost` name, by node, the hosts whose warm parent died or which are not heard any more; `stood`
-    says, by rank, at which line a rank of a hang was; `oom` holds, by node, what `OomKiller.killed_since` said there.
+    `parent_gone`, `lost` and `silent` name, by node, the hosts whose warm parent died, which were gone, or which did
+    not report in time after a failure; `stood` says, by rank, at which line a rank of a hang was; `oom` holds, by node,
+    what `OomKiller.killed_since` said there.
 
     The root cause is a hang, else a lost node, else a dead warm parent, else the earliest end that is bad and no
-    consequence, one that is surely none before a doubtful one; where there are only consequences, the earliest.
+    consequence, one that nobody had ordered before one that was, one that is surely none before a doubtful one; else a
+    silent node; where there are only consequences, the earliest.
     """
     ends = sorted(ends, key=lambda end: end.rank)
-    root, by_itself = _first(ends, cooperating)
+    silent = silent or {}
+    alone = len(ends) == 1 and not (lost or silent or parent_gone)  # who has no peers can't miss one
+    consequences = frozenset(end.rank for end in ends if end.obeyed or (end.misses_a_peer and not alone))
+    root, by_itself = _first(ends, consequences, cooperating)
     # A node or a warm parent that goes takes its ranks along before they can speak: what one of them said came first.
     spoke = root.node if root is not None and by_itself and root.code is not None else None
     lost = lost if lost and spoke not in lost else {}
     parents = parent_gone if parent_gone and spoke not in parent_gone and not lost else {}
-    verdict = Verdict("", ExitCode.FAILED, True, None, None, None, None, ends, attempt, notice)
+    if silent and not (by_itself or lost or parents or hang is not None):
+        lost, silent = silent, {}
+    verdict = Verdict("", ExitCode.FAILED, True, None, None, None, None, ends, attempt, consequences, silent, notice)
     if hang is not None:
         suspect = next((end for end in ends if end.rank in hang.suspects), None)
         verdict.rank, verdict.host = hang.suspects[0], suspect.host if suspect is not None else None
@@ -174,27 +190,37 @@ def judge(
         verdict.by_itself = by_itself
         verdict.exit_code = _exit_code(root, cooperating)
         verdict.what = _in_words(root, by_itself, killer, asked=oom is not None and root.node in oom)
-        if not (root.told or root.early):
+        if root.message is None and not root.obeyed and (older := any_exception(root.tail)) is not None:
+            at = f" at {older.where}" if older.where else ""
+            verdict.advice = f"the last traceback in its log was {older.error}{at}"
+        if not (root.told or root.early or root.obeyed):
             verdict.cause = likely(
                 _text(root), code=root.code, by_itself=by_itself, ours=cooperating, oom=isinstance(killer, str)
             )
+    verdict.what = printable(verdict.what.expandtabs())
     return verdict
 
 
-def _first(ends: Sequence[RankEnd], cooperating: bool) -> tuple[RankEnd | None, bool]:
+def _first(ends: Sequence[RankEnd], consequences: frozenset[int], cooperating: bool) -> tuple[RankEnd | None, bool]:
     """The end that came first of those that count most, and whether that rank failed by itself."""
     fine = {0, ExitCode.SAVED} if cooperating else {0}
     bad = [end for end in ends if end.code not in fine or end.early]
-    primary = [end for end in bad if not end.is_consequence]
+    freely = min((end.ns for end in bad if not end.ordered), default=None)
+
+    def is_ordered(end: RankEnd) -> bool:
+        """Whether the order came before this end's own words: who is slow to die may have said first why."""
+        return end.ordered and freely is not None and end.ns >= freely + _ORDER_NS
+
+    primary = [end for end in bad if end.rank not in consequences and not is_ordered(end)]
     if any(end.told for end in primary):
         # All ranks raise what one has told, and leave with its code; it is the words of that one we want to hear.
         codes = {end.code for end in primary if end.told}
         primary = [end for end in primary if end.told or end.code not in codes]
     # One that never started, or was not seen to end, tells less than one that was.
-    order = sorted(primary or bad or ends, key=lambda end: (end.code is None, end.is_doubtful, end.ns))
+    order = sorted(primary or bad or ends, key=lambda end: (end.code is None, end.ordered, end.is_doubtful, end.ns))
     if primary or not order:
         return (order[0] if order else None), bool(primary)
-    first = min(order, key=lambda end: (end.ordered and end.message is None, end.ns))
+    first = min(order, key=lambda end: (end.ordered, end.obeyed, end.ns))
     # Nobody failed but for missing another one, and somebody had left: by itself that is no failure of a program that
     # knows nothing of us, but here it is what the others missed. Its end is seen a little after they notice it.
     left = [end for end in ends if end.code == 0 and not end.ordered and end.ns <= first.ns + _later_ns(end, first)]

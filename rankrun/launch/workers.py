@@ -66,6 +66,7 @@ class Workers:
     channel: Channel
     parent_pid: int
     signals: Signals
+    strangers: frozenset[int] = frozenset()  # children of this process that it has not started
     waiter: Waiter = field(default_factory=Waiter)
     ready: bool = False  # the warm parent has imported what it shares
     exits: dict[int, Exit] = field(default_factory=dict)  # of this attempt, by local rank
@@ -161,7 +162,7 @@ class Workers:
         deadline = time.monotonic() + _PARENT_LEAVES_S
         while not _reaped(self.parent_pid) and time.monotonic() < deadline:
             time.sleep(0.002)  # waitpid has no time limit of its own
-        self.unkillable = kill_family(_UNKILLABLE_S)
+        self.unkillable = kill_family(_UNKILLABLE_S, self.strangers)
         self.waiter.close()
 
 

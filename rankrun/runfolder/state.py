@@ -182,6 +182,9 @@ def _was(heartbeat: bytes) -> str:
 def _ended(folder: RunFolder, attempt: int, code: int) -> tuple[str, str]:
     if code == ExitCode.DONE:
         return "finished", ""
+    # 143 is also what a rank gives that somebody sent a SIGTERM.
+    if read_json(folder.verdict_file(attempt)).get("by_itself") is True:
+        return "failed", verdict_in_a_line(folder, attempt)
     if code == ExitCode.STOPPED:
         return "stopped", ""
     if code == ExitCode.SAVED:

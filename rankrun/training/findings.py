@@ -101,14 +101,19 @@ def judge_clock(nodes: Nodes, facts: Mapping[int, Mapping[str, float]]) -> Findi
     return Finding("✓", f"{told} from {nodes.names[0]}")
 
 
-def judge_folder(nodes: Nodes, facts: Mapping[int, list[int] | None]) -> Finding:
-    """Whether every node sees what every other one has written; `facts` has the nodes that each does not see."""
+def judge_folder(nodes: Nodes, facts: Mapping[int, list[int] | None], *, must_share: bool) -> Finding:
+    """Whether every node sees what every other one has written; `facts` has the nodes that each does not see.
+
+    Only a config's run must share its folder.
+    """
     unseen = {nodes.node_of[rank]: others for rank, others in facts.items() if others is not None}
     if len(unseen) < len(facts):
         return Finding("·", "not checked: no launcher of ours has named one (RANKRUN_RUN_DIR)")
     pairs = [(node, other) for node, others in unseen.items() for other in others]
     if pairs:
         bad = in_brief(nodes.names[node] for node in _most_named(pairs))
+        if not must_share:
+            return Finding("!", f"{bad}: not on a shared disk; a script's logs lie on each node, a config can't be run")
         return Finding("✗", f"{bad}: has another folder of that name than the rest; all nodes must share its disk")
     return Finding("✓", "written and read back" + (f" by all {len(facts)} nodes" if len(facts) > 1 else ""))
 

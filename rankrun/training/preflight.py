@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -53,6 +54,7 @@ from rankrun.training.reach import answering, gloo_address, unreachable
 from rankrun.training.reporting import report_errors
 from rankrun.world import World
 
+_SOON_S = 5.0  # the same where nothing hangs on it
 LIMIT_S = 60.0  # what NFS may take to show a file of another node
 _PINGS = 10
 _ROUNDS = 3
@@ -69,6 +71,7 @@ class Preflight:
         self._world = world
         self._store = PrefixStore("preflight", store)
         self._limit = timedelta(seconds=options.limit)
+        self._must_share: bool = options.shared
         self._environ = environ
         self._options = options
         self._nodes = Nodes({}, {}, [])  # known to rank 0, after the join
@@ -83,7 +86,8 @@ class Preflight:
             self._check("join", self._introduce, self._judge_join)
             self._check("devices", self._gpus, self._judge_devices)
             self._check("clock", self._compare_clocks, judge_clock, leaders=True)
-            self._check("run folder", self._share_folder, judge_folder, leaders=True)
+            judge = partial(judge_folder, must_share=self._must_share)
+            self._check("run folder", self._share_folder, judge, leaders=True)
             self._check("network", self._reach_others, judge_network, leaders=True)
             # A collective hangs where the network does, and says less about it.
             self._check("sum", self._sum, judge_sum, only_if_right=True)
@@ -221,7 +225,8 @@ class Preflight:
         finally:
             self._store.set(f"token/{node}", json.dumps(token))
         unseen = []
-        deadline = time.monotonic() + self._limit.total_seconds()
+        limit_s = self._limit.total_seconds()
+        deadline = time.monotonic() + (limit_s if self._must_share else min(_SOON_S, limit_s))
         for other in range(self._world.nodes):
             expected = self._hear(f"token/{other}")
             if expected and not _appears(folder / f"preflight-{other:05d}", expected, deadline):
@@ -339,6 +344,7 @@ def _at_least_one(word: str) -> int:
 def main() -> NoReturn:
     """Run all checks on this rank."""
     parser = argparse.ArgumentParser(prog="preflight", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--shared", action="store_true", help="the run folder has to be one that all nodes share")
     parser.add_argument(
         "--limit", type=_positive, default=LIMIT_S, help="seconds to wait for any rank or file (default 60)"
     )

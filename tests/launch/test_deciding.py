@@ -61,7 +61,7 @@ def bench(tmp_path, monkeypatch):
 
     def decide(*reports, lost=None, hang=None, cause=None, restarts=0, node=0):
         by_node = dict(enumerate(reports))
-        return seat.decide(run, 0, by_node, lost or {}, hang=hang, cause=cause, restarts=restarts, node=node)
+        return seat.decide(run, 0, by_node, lost or {}, {}, hang=hang, cause=cause, restarts=restarts, node=node)
 
     return SimpleNamespace(decide=decide, run=run, screen=screen, seat=seat, plan=plan)
 

@@ -129,7 +129,7 @@ def test_a_finished_run_says_so(runs: Path, capsys: pytest.CaptureFixture[str]) 
     stopped(runs / "a", 0)
     again = resume(["a"], {})
     assert (again.code, again.words) == (0, ())
-    assert capsys.readouterr().err == "a is finished; --name NAME starts another one\n"
+    assert capsys.readouterr().err == "a is finished; `launch.py run … --name NAME` starts another one\n"
     assert not (runs / "a" / "stop").exists(), "nothing must hinder more epochs"
 
 

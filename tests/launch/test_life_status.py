@@ -74,7 +74,7 @@ def test_a_failed_run_at_length(runs: Path, capsys: pytest.CaptureFixture[str]) 
     assert found[1] == "state     failed (exit code 1): rank 3 on n7 failed at train.py:130:"
     assert found[2].startswith("          RuntimeError: word word")
     assert "launched  1970-01-01 00:00:00" in found
-    assert found[-2:] == ["next      launch.py resume 'a b'", "          launch.py logs 'a b'"]
+    assert found[-2:] == ["next      launch.py resume 'a b'", "          launch.py logs 'a b' --rank 3"]
 
 
 def test_a_run_that_was_asked_to_stop_says_by_whom(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -177,7 +178,8 @@ def test_a_rank_of_another_machine_may_be_attached(here):
 @pytest.mark.parametrize("target", [["job.py"], ["c.yaml"], []])
 def test_a_preflight_runs_our_check_in_a_folder_of_its_own(here, target):
     plan = plan_for("--preflight", "--nproc", "2", *target, settings=settings_of() if target == ["c.yaml"] else None)
-    assert plan.target == Target("module", "rankrun.training.preflight")
+    words = ("--shared", "--device", "cpu") if target == ["c.yaml"] else ()
+    assert plan.target == Target("module", "rankrun.training.preflight", words)
     assert plan.name == (f"{Path(target[0]).stem}-preflight" if target else "preflight")
     assert (plan.settings, plan.new_folder, plan.max_restarts, plan.warm) == (None, True, 0, True)
     assert plan.resume_words("x") == []
@@ -191,10 +193,10 @@ def test_the_words_that_go_on_with_a_run(here):
     )
     words = plan.resume_words("n")
     assert words == ["run", "r/n/config.yaml", "--name", "n", "--runs", "r", "--nproc", "2", "--grace", "3"]
-    plan = plan_for("--max-restarts", "1", "--log-dir", "r", "-m", "pkg", "x y", "", "--name", "é")
-    words = plan.resume_words("pkg-20260101-000000")
+    plan = plan_for("--max-restarts", "1", "--log-dir", "r", "-m", "json.tool", "x y", "", "--name", "é")
+    words = plan.resume_words("tool-20260101-000000")
     assert words[:4] == ["run", "--max-restarts", "1", "-m"]
-    assert words[4:] == ["--name", "pkg-20260101-000000", "--runs", "r", "pkg", "x y", "", "--name", "é"]
+    assert words[4:] == ["--name", "tool-20260101-000000", "--runs", "r", "json.tool", "x y", "", "--name", "é"]
     again = plan_for(*words[1:])
     assert (again.target, again.max_restarts, again.runs, again.new_folder) == (plan.target, 1, plan.runs, False)
 
@@ -210,3 +212,13 @@ def test_a_dry_run_tells_of_all_machines(here):
     assert "machines     2; this one is 1; they meet at h port 1" in text
     assert "ranks        1 on each machine" in text
     assert "machines" not in "\n".join(plan_for("job.py").lines())
+
+
+def test_a_module_or_command_that_is_nowhere_is_refused(here):
+    with pytest.raises(OptionError, match=r"-m no_such\.thing: there is no module 'no_such' here or among"):
+        plan_for("-m", "no_such.thing")
+    (here / "mine").mkdir()
+    assert plan_for("-m", "mine.thing").target.path == "mine.thing"
+    with pytest.raises(OptionError, match="no-such-command: no such command on PATH"):
+        plan_for("--no-python", "no-such-command", env={"PATH": str(here)})
+    assert plan_for("--no-python", sys.executable, env={"PATH": str(here)}).target.kind == "command"

@@ -174,7 +174,7 @@ def test_a_hostile_peer_breaks_nothing(value):
         json.dumps(end.as_message(9))
         shown = [end.how, end.host, end.where or "", *end.tail, str(end.log)]
         assert all(text.isprintable() for text in shown)
-        assert isinstance(end.is_consequence, bool)
+        assert isinstance(end.obeyed, bool)
 
 
 def test_a_peer_can_t_make_it_swell():
@@ -195,3 +195,35 @@ def test_what_is_told_of_a_tail_is_printable_and_short(read):
     assert len(end.tail) == 80
     assert all(line.isprintable() and len(line) <= 500 for line in end.tail)
     assert end.log == Path(end.log)
+
+
+def test_an_old_traceback_is_not_why_a_program_left_with_a_code_of_its_own(read):
+    log = b'Traceback (most recent call last):\n  File "/me/job.py", line 1, in <module>\nValueError: old\nwent on\n'
+    end = read(3, log=log)
+    assert (end.how, end.where, end.traceback) == ("left with exit code 3", None, None)
+    assert read(3, log=log.removesuffix(b"went on\n")).how == "ValueError: old"
+
+
+@pytest.mark.parametrize("error", [SystemExit(143), KeyboardInterrupt()])
+def test_a_handlers_way_out_obeys_the_order_and_is_a_failure_without_one(read, error):
+    assert read(143, error=error, ordered=True).obeyed
+    assert not read(143, error=error).obeyed
+    assert not read(143, error=ValueError("in the handler"), ordered=True).obeyed
+
+
+@pytest.mark.parametrize(
+    ("file", "missed"),
+    [
+        ("/v/lib/python3.11/site-packages/torch/distributed/distributed_c10d.py", True),
+        ("/v/lib/python3.11/site-packages/torch/distributed/elastic/multiprocessing/errors/__init__.py", False),
+        ("/v/lib/python3.11/site-packages/torch/nn/parallel/distributed.py", False),
+        ("/me/torch.py", False),
+    ],
+)
+def test_a_timeout_is_of_a_peer_where_torchs_own_connections_raised_it(read, file, missed):
+    stack = f'Traceback …\n  File "/me/job.py", line 1, in main\n  File "{file}", line 9, in f\nRuntimeError: x\n'
+    message = {"message": "RuntimeError: timed out connecting", "extraInfo": {"py_callstack": stack}}
+    assert read(error={"message": message}).misses_a_peer is missed
+    further = stack.replace("RuntimeError: x", '  File "/me/data.py", line 3, in read\nRuntimeError: x')
+    message["extraInfo"] = {"py_callstack": further}
+    assert not read(error={"message": message}).misses_a_peer, "the innermost frame is somebody else's"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import pty
 import threading
@@ -109,3 +110,74 @@ def test_a_terminal_that_nobody_reads_delays_only_the_thread(tmp_path, monkeypat
     os.close(reader)  # lets the thread end
     screen.close()
     os.close(writer)
+
+
+def test_the_end_waits_for_a_slow_terminal_and_cuts_nothing_off(tmp_path, monkeypatch):
+    reader, writer = os.pipe()
+    monkeypatch.setattr("rankrun.launch.screen._STDOUT", writer)
+    log = tmp_path / "0.log"
+    log.write_bytes(b"x" * 1_000_000)  # more than a pipe holds
+    screen, waits, shown = Screen(), threading.Event(), bytearray()
+
+    def read_when_the_end_waits() -> None:
+        waits.wait()
+        while data := os.read(reader, 1 << 16):
+            shown.extend(data)
+
+    def give_up() -> bool:
+        waits.set()
+        return False
+
+    terminal = threading.Thread(target=read_when_the_end_waits)
+    terminal.start()
+    screen.show(log, None)
+    screen.start()
+    screen.close(give_up)
+    waits.set()
+    os.close(writer)  # as the launcher's own end does
+    terminal.join()
+    os.close(reader)
+    assert len(shown) == 1_000_000
+
+
+def test_what_is_no_unicode_is_said_all_the_same(capfdbinary):
+    screen = Screen()
+    screen.start()
+    screen.say("bad \udcff name")
+    screen.say("and on")
+    screen.close()
+    assert capfdbinary.readouterr().err == b"rankrun: bad \\udcff name\nrankrun: and on\n"
+
+
+def test_an_order_that_fails_and_a_disk_that_does_not_answer_are_survived(tmp_path, monkeypatch, capfdbinary):
+    class Broken:
+        """A file on a server that has gone away for one read."""
+
+        def __init__(self, path) -> None:
+            self.file, self.fails = open(path, "rb"), True  # noqa: SIM115  # closed by the screen
+
+        def read(self, size: int) -> bytes:
+            self.fails, fails = False, self.fails
+            if fails:
+                raise OSError(errno.ESTALE, "Stale file handle")
+            return self.file.read(size)
+
+        def close(self) -> None:
+            self.file.close()
+
+    monkeypatch.setattr("rankrun.launch.screen.open", lambda path, mode: Broken(path), raising=False)
+    log = tmp_path / "0.log"
+    log.write_bytes(b"a\n")
+    screen = Screen()
+    orders = iter([[].pop, lambda line: say(line)])  # what the words of the first one say is of no account
+    say = screen._say
+    monkeypatch.setattr(screen, "_say", lambda line: next(orders)(line))
+    screen.show(log, None)
+    screen.say("lost")
+    screen.say("and on")
+    screen.start()
+    screen.close()
+    out, err = capfdbinary.readouterr()
+    assert out == b"a\n"
+    assert b"rankrun: the screen misses something: TypeError: " in err
+    assert err.endswith(b"\nrankrun: and on\n")

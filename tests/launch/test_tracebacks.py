@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from rankrun.launch.tracebacks import last_crash, last_exception, last_words, within
+from rankrun.launch.tracebacks import any_exception, last_crash, last_exception, last_words, within
 
 
 def output(folder, script, *options):
@@ -41,7 +41,7 @@ def output(folder, script, *options):
 )
 def test_the_users_own_line_of_a_real_traceback(tmp_path, script, line, error):
     lines, file = output(tmp_path, script)
-    trace = last_exception(lines)
+    trace = last_exception(lines, 1)
     assert trace.where == f"{file}:{line}"
     assert trace.error.startswith(error)
     assert trace.error in trace.text
@@ -50,7 +50,7 @@ def test_the_users_own_line_of_a_real_traceback(tmp_path, script, line, error):
 def test_a_syntax_error_of_an_import_is_where_it_is_and_not_where_it_was_imported(tmp_path):
     (tmp_path / "broken.py").write_text("\n\ndef\n")
     lines, _ = output(tmp_path, "import broken\n")
-    assert last_exception(lines).where == f"{tmp_path}/broken.py:3"
+    assert last_exception(lines, 1).where == f"{tmp_path}/broken.py:3"
 
 
 def test_a_traceback_that_was_printed_long_before_the_end_is_not_the_end(tmp_path):
@@ -60,7 +60,37 @@ def test_a_traceback_that_was_printed_long_before_the_end_is_not_the_end(tmp_pat
         "for i in range(20): print('step', i, file=sys.stderr)\n",
     )
     assert any("ZeroDivisionError" in line for line in lines)
-    assert last_exception(lines) is None
+    assert last_exception(lines, 1) is None
+    assert any_exception(lines).error == "ZeroDivisionError: division by zero"
+
+
+@pytest.mark.parametrize(
+    ("after", "ended_with_it"),
+    [
+        ([], True),
+        (["recovered"], False),
+        (["line 0", "line 1"], False),
+        (["Exception ignored in: <function f at 0x7f>", "Traceback (most recent call last):",
+          '  File "/x/y.py", line 3, in __del__', "    self.close()", "TypeError: late"], True),
+        (["Exception ignored in: <function f at 0x7f>", "gone on"], False),
+        (["/x/lib/python3.11/multiprocessing/resource_tracker.py:254: UserWarning: resource_tracker: There appear to "
+          "be 1 leaked semaphore objects to clean up at shutdown", "  warnings.warn('…')"], True),
+        (["[W1123 22:01:02.3 ProcessGroupNCCL.cpp:1553] Warning: destroy_process_group() was not called"], True),
+        (["wandb: You can sync this run to the cloud"], True),
+    ],
+)  # fmt: skip
+def test_a_program_that_chose_its_exit_code_ended_with_what_nothing_of_its_own_follows(after, ended_with_it):
+    lines = [
+        "Traceback (most recent call last):",
+        '  File "/me/job.py", line 2, in <module>',
+        "ValueError: old",
+        *after,
+    ]
+    trace = last_exception(lines, 3)
+    assert (trace is not None) is ended_with_it
+    assert (trace or any_exception(lines)).where == "/me/job.py:2"
+    assert last_exception(lines, 1).error == "ValueError: old", "1 is what Python itself leaves with"
+    assert last_exception(['  File "/me/job.py", line 2', "SyntaxError: invalid syntax"], 3) is None
 
 
 def test_a_message_that_carries_the_traceback_of_a_worker():
@@ -129,7 +159,9 @@ def test_the_last_words_of_c_and_cpp(lines, words):
     ],
 )
 def test_torn_text_breaks_nothing(lines):
-    last_exception(lines)
+    for code in (1, 3):
+        last_exception(lines, code)
+    any_exception(lines)
     last_crash(lines)
     last_words(lines)
     within("\n".join(lines))

@@ -94,7 +94,7 @@ MET = [
 def test_what_a_healthy_rank_says_of_a_lost_peer_is_a_consequence(message):
     found = verdict(end(0, 1, 5, message), end(1, -9, 6))
     assert found.root.rank == 1
-    assert found.ends[0].is_consequence
+    assert found.consequences == {0}
 
 
 @pytest.mark.parametrize(
@@ -232,6 +232,111 @@ def test_nothing_is_known_at_all():
     found = judge([], attempt=0, cooperating=True)
     assert (found.exit_code, found.by_itself) == (1, False)
     assert lines(found) == ["no rank has said how it ended"]
+
+
+# Ranks that were told to leave --------------------------------------------------------------------------------------
+
+SECOND = 1_000_000_000
+
+
+@pytest.mark.parametrize("way_out", ["SystemExit: 143", "KeyboardInterrupt"])
+def test_a_handler_that_leaves_when_it_is_told_to_is_a_consequence(way_out):
+    found = verdict(end(0, 143, 5, way_out, ordered=True), end(1, 143, 6, way_out, ordered=True))
+    assert (found.by_itself, found.cause, found.consequences) == (False, None, {0, 1})
+
+
+@pytest.mark.parametrize("words", ["SystemExit: 143", "RuntimeError: terminated", "E212 a worker died"])
+@pytest.mark.parametrize("failure", ["TimeoutError: dataset server timed out", "ValueError: boom", None])
+def test_what_is_said_after_the_order_never_outranks_what_came_before_it(words, failure):
+    told = words.startswith("E212")
+    found = verdict(end(0, 1, SECOND, failure), end(1, 1, 2 * SECOND, words, ordered=True, told=told, told_code=1))
+    assert (found.rank, found.by_itself) == (0, True)
+    assert "stopped because of it: rank 1" in lines(found)
+
+
+def test_an_ordered_end_does_not_outrank_a_doubtful_one_that_came_a_moment_later():
+    found = verdict(end(0, 1, 6, "TimeoutError: timed out"), end(1, 1, 5, "ValueError: x", ordered=True))
+    assert found.rank == 0
+
+
+def test_of_consequences_one_that_nobody_ordered_comes_first():
+    found = verdict(end(0, 1, SECOND, TIMEOUT), end(1, 1, 2 * SECOND, "RuntimeError: terminated", ordered=True))
+    assert (found.rank, found.by_itself) == (0, False)
+    found = verdict(end(0, 1, 9, TIMEOUT), end(1, 1, 5, PEER_GONE, ordered=True))
+    assert found.rank == 0
+    assert "rank 1 gave up too" in lines(found)
+    aborted = end(1, -6, 11, tail=["  what():  [Rank 1] Watchdog caught collective operation timeout: WorkNCCL(7)"])
+    assert "rank 1 gave up too" in lines(verdict(end(0, 1, 9, TIMEOUT), aborted, stopped(2)))
+
+
+def test_a_rank_that_is_slow_to_die_and_said_before_why_is_the_cause():
+    found = verdict(end(0, 1, 9, PEER_GONE), end(1, 1, 5, "ValueError: boom", ordered=True))
+    assert (found.rank, found.by_itself) == (1, True)
+
+
+# Nodes that say nothing ---------------------------------------------------------------------------------------------
+
+
+HUNG = Hang((0,), (), 31.4, 30.0, Phase.STEP, 7)
+
+
+@pytest.mark.parametrize("more", [{}, {"hang": HUNG}, {"parent_gone": {0: "nodea"}}, {"lost": {2: "nodec"}}])
+def test_a_node_that_fell_silent_after_a_failure_stands_beside_it(more):
+    failure = end(0, 1, 5, "ValueError: boom") if not more else stopped(0)
+    found = verdict(failure, silent={1: "nodeb"}, **more)
+    assert "nodeb" not in found.what
+    assert "node 1 (nodeb) did not say how its ranks ended" in lines(found)
+    assert found.as_dict()["silent"] == {1: "nodeb"}
+
+
+@pytest.mark.parametrize("ends", [[], [stopped(0)], [end(0, 1, 5, PEER_GONE)]])
+def test_a_silent_node_is_the_cause_where_nothing_else_is_known(ends):
+    found = verdict(*ends, silent={1: "nodeb"})
+    assert (found.root, found.host, found.exit_code, found.by_itself) == (None, "nodeb", 1, True)
+    assert found.what.startswith("node 1 (nodeb) can't be reached any more")
+    assert not any("did not say" in line for line in lines(found))
+
+
+# A rank alone -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("message", MET)
+def test_who_has_no_peers_misses_none(message):
+    found = verdict(end(0, 1, 5, message))
+    assert (found.by_itself, found.consequences) == (True, frozenset())
+    assert not any("joined the group" in line for line in lines(found))
+    assert not verdict(end(0, 1, 5, message), lost={1: "nodeb"}).consequences.isdisjoint({0})
+
+
+def test_a_timeout_of_a_data_base_is_a_failure_beside_healthy_ranks():
+    found = verdict(end(0, 1, 5, "RuntimeError: timed out connecting to the database"), stopped(1))
+    assert (found.rank, found.by_itself, found.cause) == (0, True, None)
+
+
+# What stands in a log ------------------------------------------------------------------------------------------------
+
+
+def test_an_older_traceback_is_advice_at_most():
+    tail = ["Traceback (most recent call last):", '  File "/me/a.py", line 2, in f', "ValueError: old", "went on"]
+    found = verdict(end(0, 3, 5, tail=tail))
+    assert found.what == "rank 0 on nodea failed: left with exit code 3"
+    assert lines(found)[-1] == "the last traceback in its log was ValueError: old at /me/a.py:2"
+    assert verdict(end(0, 3, 5, "ValueError: x", tail=tail)).advice is None
+    assert verdict(stopped(0, tail=tail)).advice is None
+
+
+def test_whatever_a_verdict_holds_its_lines_are_printable():
+    bad = "E: \udcff\x1b[2J\t\u2028x"
+    fields = {"host": bad, "where": bad, "tail": [bad], "log": Path(bad)}
+    found = [
+        verdict(end(0, 1, 5, bad, **fields), end(1, 1, 6, bad + "y", **fields), stopped(5, **fields)),
+        verdict(end(0, 2, 5, bad, told=True, told_code=2)),
+        verdict(stopped(0), lost={1: bad}),
+        verdict(end(0, 1, 5, "E"), silent={1: bad}),
+        verdict(end(0, 1, 5, "E", traceback=bad)),
+    ]
+    for one in found:
+        assert all(line.isprintable() for line in [one.what, *lines(one)])
 
 
 # SIGKILL: who sent it -----------------------------------------------------------------------------------------------

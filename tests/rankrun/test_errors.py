@@ -121,3 +121,17 @@ def test_the_lower_floors_import_nothing_heavy() -> None:
 
 def test_the_version_is_a_release_number() -> None:
     assert [part.isdecimal() for part in __version__.split(".")] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("137", "killed by SIGKILL (128 + 9)"),
+        ("139", "killed by SIGSEGV (128 + 11)"),
+        ("127", "can't be executed"),
+        ("7", "The program's own code"),
+        ("131", "stacks of all ranks"),
+    ],
+)
+def test_codes_that_are_none_of_ours_are_explained_too(code: str, says: str) -> None:
+    assert says in explain(code)

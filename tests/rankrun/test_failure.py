@@ -99,3 +99,13 @@ def test_the_users_own_line(frames, place):
 
 def test_the_pattern_of_a_lost_peer_does_not_take_what_is_a_cause():
     assert PEER_GONE.search(f"OSError: {sys.platform}: Connection refused by the tracker") is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["timed out connecting", "Connection closed by peer", "wait timeout after 30ms", "ran 5 s before timing out"],
+)
+def test_words_that_any_library_uses_are_of_a_peer_only_where_what_connects_ranks_is_named(words):
+    assert PEER_GONE.search(f"RuntimeError: {words} (the database)") is None
+    assert PEER_GONE.search(f"RuntimeError: [/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:1] {words}")
+    assert PEER_GONE.search(f"RuntimeError: {words}: 7\nof c10d::TCPStore")

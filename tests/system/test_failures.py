@@ -286,6 +286,7 @@ def test_the_verdict_on_a_failure(launch, table, kind, target, nodes):
         assert kind.cause in found["cause"]["what"]
     assert left == []
     assert late_s < TEARDOWN_S + SLACK_S
+    assert " failed too: " not in done.output, "whoever was stopped because of it has not failed"
     assert 'launch/agent.py", line' not in done.output
 
 
@@ -310,6 +311,17 @@ def test_a_rank_that_skips_a_collective_until_the_others_give_up(launch, nodes):
     assert (found["by_itself"], set(done.codes)) == (False, {1})
     assert f"still running, and perhaps what they waited for: rank {VICTIM} on {done.hosts[VICTIM]}" in done.output
     assert "likely cause: the ranks did not come to the same collective in time" in done.output
+    assert done.left() == []
+
+
+def test_a_training_that_fails_at_the_same_step_again_and_again_is_given_up(launch):
+    done = launch("train", "exception", 1, "--max-restarts", 5)
+    done.wait()
+    assert done.codes == [93], done.output
+    assert [path.name for path in sorted((done.run / "attempts").iterdir())] == ["0000", "0001", "0002"]
+    last = done.output.strip().splitlines()[-1]
+    assert last == "rankrun: 3 failures in a row without a new checkpoint; not tried again"
+    assert "restart 2 of 5" in done.output
     assert done.left() == []
 
 

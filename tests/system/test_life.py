@@ -101,7 +101,7 @@ def test_status_tells_the_truth_in_each_phase_also_after_a_sigkill_of_everything
     assert "begins 1" in told
     assert "state     finished" in verb(doors, "status", "a")[1]
     code, told = verb(doors, "resume", "a")
-    assert (code, told) == (0, "a is finished; --name NAME starts another one\n")
+    assert (code, told) == (0, "a is finished; `launch.py run … --name NAME` starts another one\n")
 
 
 def test_a_failed_run_is_told_with_its_root_cause(doors, tmp_path):

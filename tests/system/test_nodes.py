@@ -172,6 +172,18 @@ def test_a_host_that_never_comes_is_named(doors, hosts):
     assert "1 of 3 nodes did not come to 10.77.0.1:29400 within 4 s: node 1" in commands[0].output
 
 
+def test_stop_is_heard_while_nodes_are_waited_for(doors, hosts):
+    one = hosts(1)
+    (doors.folder / "job.py").write_text(JOIN + END)
+    waiting = one.launch(
+        0, "run", "--nnodes", 2, "--rdzv-endpoint", f"{one.addresses[0]}:29400", "--name", "r", "job.py"
+    )
+    waiting.until((doors.folder / "runs/r/live").exists, "the folder is held")
+    stop = one.launch(0, "stop", "r")
+    assert stop.wait() == 0, stop.output
+    assert waiting.wait() == 143, waiting.output
+
+
 @pytest.mark.parametrize(
     ("other", "says"),
     [

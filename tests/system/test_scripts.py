@@ -277,9 +277,12 @@ def test_no_python_command_and_module(doors):
     assert "module pack ['x']" in done.output, done.output
     done = doors.run("--no-python", "sh", "-c", "echo rank $RANK of $WORLD_SIZE")
     assert "rank 0 of 1" in done.output, done.output
-    done = doors.run("--no-python", "no-such-command-anywhere")
-    assert done.process.returncode == 127
-    assert "no-such-command-anywhere: No such file" in done.output
+    for words in (["--no-python", "no-such-command-anywhere"], ["-m", "no_such_module.anywhere"]):
+        done = doors.run("--name", "x", *words)
+        assert done.process.returncode == 2
+        assert done.output.startswith("E101 ")
+        assert words[1] in done.output
+        assert not (doors.folder / "runs/x").exists()
 
 
 @pytest.mark.parametrize(("number", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR2", 75)])
@@ -399,3 +402,75 @@ def test_a_full_disk_hides_no_verdict(doors, small_disk):
     assert done.process.returncode == 1
     assert "rankrun: rank 0 on" in done.output, done.output[-2000:]
     assert 'Traceback (most recent call last):\n  File "' + str(ROOT) not in done.output
+
+
+def test_a_signal_that_torchs_import_swallows_is_heard_after_it(doors):
+    """torch's C code imports numpy and clears whatever that raises; here a module of that name waits to be hit."""
+    fake = doors.folder / "site/torch"
+    fake.mkdir(parents=True)
+    (fake / "__init__.py").write_text(
+        "import time\nopen('importing', 'w').close()\ntry:\n    time.sleep(1000)\nexcept KeyboardInterrupt:\n    pass\n"
+    )
+    (doors.folder / "job.py").write_text("import torch\nopen('ran', 'w').close()\n")
+    command = doors.launch("run", "--name", "x", "job.py", env={"PYTHONPATH": str(fake.parent)})
+    command.until((doors.folder / "importing").exists, "the launcher imports")
+    command.process.send_signal(signal.SIGTERM)
+    assert command.wait() == 143, command.output
+    assert "SIGTERM; nothing was started" in command.output
+    assert not (doors.folder / "ran").exists()
+    assert not (doors.folder / "runs").exists()
+
+
+def test_an_import_that_a_signal_breaks_is_no_broken_torch(doors):
+    fake = doors.folder / "site/torch"
+    fake.mkdir(parents=True)
+    (fake / "__init__.py").write_text(
+        "import time\nopen('importing', 'w').close()\ntry:\n    time.sleep(1000)\n"
+        "except KeyboardInterrupt:\n    raise ImportError('cannot load module more than once')\n"
+    )
+    (doors.folder / "job.py").write_text("import torch\n")
+    command = doors.launch("run", "--name", "x", "job.py", env={"PYTHONPATH": str(fake.parent)})
+    command.until((doors.folder / "importing").exists, "the launcher imports")
+    command.process.send_signal(signal.SIGINT)
+    assert command.wait() == 130, command.output
+    assert "E110" not in command.output
+
+
+def test_what_was_running_before_the_launch_is_left_alone(doors):
+    (doors.folder / "job.py").write_text("import torch\n")
+    words = [sys.executable, str(ROOT / "launch.py"), "run", "job.py"]
+    command = doors.start(["sh", "-c", 'sleep 1000 & echo $! > monitor; exec "$@"', "sh", *words])
+    # The monitor holds the launcher's output open, so only the launcher's own end is waited for.
+    assert command.process.wait(60) == 0
+    monitor = int((doors.folder / "monitor").read_text())
+    assert command.family() == [monitor]
+    os.kill(monitor, signal.SIGKILL)
+
+
+def test_stacks_are_never_written_into_a_file_of_the_program(doors):
+    (doors.folder / "job.py").write_text(
+        "import os, time, torch\nos.closerange(3, 200)\nfile = open('data', 'w')\nfile.write('mine')\nfile.flush()\n"
+        "open('up', 'w').close()\ntime.sleep(1000)\n"
+    )
+    command = doors.launch("run", "job.py")
+    command.until((doors.folder / "up").exists, "the rank is up")
+    command.process.send_signal(signal.SIGQUIT)
+    assert command.wait() == 131, command.output
+    assert (doors.folder / "data").read_text() == "mine"
+    stack = only_run(doors.folder) / "attempts/0000/stacks/rank-00000.txt"
+    assert "job.py" in stack.read_text()
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_script_that_leaves_with_the_shells_code_for_a_signal_has_obeyed(doors, sleeping, number, code):
+    handler = f"import signal, sys\nsignal.signal(signal.{number}, lambda *_: sys.exit({code}))\n"
+    command = sleeping(handler + SLEEP)
+    command.process.send_signal(signal.Signals[number])
+    assert command.wait() == code, command.output
+    assert "failed" not in command.output
+
+
+def test_launches_of_one_second_get_a_folder_each(doors):
+    commands = [doors.launch("run", "--no-python", "true") for _ in range(6)]
+    assert [command.wait() for command in commands] == [0] * 6, [command.output for command in commands]
+    assert len(list((doors.folder / "runs").iterdir())) == 6

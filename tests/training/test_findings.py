@@ -115,7 +115,7 @@ def test_clocks_are_held_against_that_of_node_0(b, c, mark, said):
     ],
 )
 def test_the_run_folder_is_one(unseen, mark, said):
-    found = judge_folder(SIX, dict(zip((0, 2, 4), unseen, strict=True)))
+    found = judge_folder(SIX, dict(zip((0, 2, 4), unseen, strict=True)), must_share=True)
     assert found.mark == mark
     assert found.words.startswith(said)
 
@@ -183,5 +183,11 @@ def test_one_rank_alone():
     assert judge_speed(ONE, {0: {"speed": 0.0, "links": {}}}).mark == "·"
     assert judge_network(ONE, {0: {"address": "127.0.0.1", "unreached": {}}}) == Finding("✓", "one node")
     assert judge_clock(ONE, {0: {"ahead_s": 0.0, "trip_s": 0.0}}) == Finding("✓", "one node, one clock")
-    assert judge_folder(ONE, {0: []}) == Finding("✓", "written and read back")
+    assert judge_folder(ONE, {0: []}, must_share=False) == Finding("✓", "written and read back")
     assert judge_sum(ONE, {0: {"wrong": 0, "backend": "gloo"}}) == Finding("✓", "right")
+
+
+def test_a_script_needs_no_shared_folder() -> None:
+    found = judge_folder(SIX, {0: [1], 2: [0], 4: []}, must_share=False)
+    assert found.mark == "!"
+    assert "a script's logs lie on each node" in found.words

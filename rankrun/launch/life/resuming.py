@@ -44,7 +44,7 @@ def resume(words: list[str], env: Mapping[str, str]) -> Again:
         raise RunFolderBusy(f"{folder.path} has a live launch ({state.holder}): it is {state.name}; nothing to resume")
     if state.name == "finished":
         _forget_stop(folder)
-        print(f"{folder.name} is finished; --name NAME starts another one", file=sys.stderr)
+        print(f"{folder.name} is finished; `launch.py run … --name NAME` starts another one", file=sys.stderr)
         return Again(ExitCode.DONE)
     record = read_json(folder.record_file)
     run_words = _joined(folder, _recorded(folder, record), more)

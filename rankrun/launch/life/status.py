@@ -83,11 +83,22 @@ def describe(folder: RunFolder, state: RunState, facts: Facts, *, now: float) ->
     command = record.get("command")
     if isinstance(command, list) and command:
         lines += _wrapped("command", printable(shlex.join(str(word) for word in command)))
-    if state.attempt is not None and folder.log_file(state.attempt, 0).exists():
-        lines.append(f"{'log':{_LABEL}}{folder.log_file(state.attempt, 0)}")
-    for label, verb in zip(("next", ""), _next(state, marker is not None), strict=False):
+    rank = _blamed(folder, state)
+    if state.attempt is not None and folder.log_file(state.attempt, rank).exists():
+        lines.append(f"{'log':{_LABEL}}{folder.log_file(state.attempt, rank)}")
+    if state.attempt is not None and any(folder.stacks(state.attempt).glob("rank-*")):
+        lines.append(f"{'stacks':{_LABEL}}{folder.stacks(state.attempt)}")
+    for label, verb in zip(("next", ""), _next(state, marker is not None, rank), strict=False):
         lines.append(f"{label:{_LABEL}}launch.py {verb.format(shlex.quote(name_for_verbs(folder)))}")
     return lines
+
+
+def _blamed(folder: RunFolder, state: RunState) -> int:
+    """The rank whose log tells most: the one that the verdict names, else rank 0."""
+    if state.name != "failed" or state.attempt is None:
+        return 0
+    rank = read_json(folder.verdict_file(state.attempt)).get("rank")
+    return rank if isinstance(rank, int) and rank >= 0 else 0
 
 
 def _state(state: RunState) -> str:
@@ -121,11 +132,11 @@ def _times(state: RunState, now: float) -> list[str]:
     return lines
 
 
-def _next(state: RunState, marked: bool) -> list[str]:
+def _next(state: RunState, marked: bool, rank: int) -> list[str]:
     """What a person may want to do now."""
     if state.is_live:
         return ["logs {} -f"] if marked else ["logs {} -f", "stop {}"]
-    return [] if state.name == "finished" else ["resume {}", "logs {}"]
+    return [] if state.name == "finished" else ["resume {}", f"logs {{}} --rank {rank}" if rank else "logs {}"]
 
 
 def _wrapped(label: str, text: str) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import select
 import signal
 import socket
 import time
@@ -11,14 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from rankrun.errors import RunFolderError, SetupError
-from rankrun.launch.nodes.messages import Decision, Hello, Meeting, is_number
+from rankrun.launch.nodes.messages import Decision, Hello, Meeting, read_report, read_text, read_time
 from rankrun.launch.nodes.team import ANSWER_S, Abandoned, Begin, Connected, Judge
-from rankrun.launch.nodes.wire import Wire
+from rankrun.launch.nodes.wire import LONGEST_BYTES, Wire, part
 from rankrun.launch.waiting import Waiter
 
 _HELLO_LIMIT_S = 10.0
-_MOST_NS = 1 << 62
+_HELLO_BYTES = 1 << 16
 _MOST_STRANGERS = 1024  # connections that have not said hello: an open port on a network meets anything
+_MOST_WAITING = 8  # beyond one for each node
+_GOODBYE_S = 1.0
 
 
 @dataclass
@@ -51,13 +55,14 @@ class Head(Connected):
         wait: Callable[[float], None],
         interrupted: Callable[[], bool],
         say: Callable[[str], None],
+        signals: frozenset[signal.Signals] = frozenset(),
     ) -> None:
         """`wait` waits for anything that `waiter` watches; `place` is what people typed for this node's address.
 
         Without `tells_address` every node takes the address at which it reached this one.
         """
         self._members: dict[int, _Member] = {}
-        super().__init__(hello.nproc, hello.host)
+        super().__init__(hello.nproc, hello.host, signals)
         self.nnodes = hello.nnodes
         self._listener = listener
         self._hello = hello
@@ -76,7 +81,7 @@ class Head(Connected):
         self._elsewhere = False
         self._running = False
         self._left = False
-        self.wants_stacks_of_all = False
+        self._full = False  # no file descriptor is left for whoever else comes
         listener.setblocking(False)
         waiter.watch(listener)
 
@@ -114,7 +119,7 @@ class Head(Connected):
             address=address,
             port=port,
         )
-        self._lost, self._elsewhere, self._running, self.wants_stacks_of_all = {}, False, True, False
+        self._lost, self._elsewhere, self._running = {}, False, True
         for member in self._members.values():
             member.hang, member.done, member.report = None, None, None
             self._send(member, meeting.as_message(tells_address=self._tells_address))
@@ -125,16 +130,10 @@ class Head(Connected):
         self._look()
         return self._elsewhere or bool(self._lost)
 
-    @property
-    def wants_stacks(self) -> bool:
-        """Whether another node hangs."""
-        return self.wants_stacks_of_all
-
     def announce(self, *, hangs: bool = False) -> None:
-        """Tell all nodes to stop, first to leave their stacks where this node hangs."""
-        self.wants_stacks_of_all |= hangs
+        """Tell all nodes to stop, first to leave their stacks where all hang."""
         for member in self._members.values():
-            self._send(member, {"stop": True, "stacks": self.wants_stacks_of_all})
+            self._send(member, {"stop": True, "stacks": hangs})
 
     def tell(self, number: signal.Signals) -> None:
         """Pass a signal on to all nodes."""
@@ -156,10 +155,12 @@ class Head(Connected):
         while self._silent() and time.monotonic() < deadline:
             self._wait(0.5)
             self._look()
-        for node in self._silent():
+        lost = dict(self._lost)
+        silent = {node: self._members[node].hello.host for node in self._silent()}
+        for node in silent:
             self._lose(node)
         reports = {node: member.report for node, member in self._members.items() if member.report is not None}
-        decision = judge({0: report, **reports}, dict(self._lost))
+        decision = judge({0: report, **reports}, lost, silent)
         self.restarts += decision.restart
         self._running = False
         for member in self._members.values():
@@ -181,12 +182,13 @@ class Head(Connected):
         self._left = True
         super().leave(code)
         goodbye = Decision(restart=False, exit_code=code).as_message()
-        for wire in [*self._wires(), *(wire for wire, _ in self._strangers)]:
+        wires = [*self._wires(), *(wire for wire, _ in self._strangers)]
+        for wire in wires:
             wire.send(goodbye)
             self._waiter.forget(wire)
-            wire.close()
         self._waiter.forget(self._listener)
         self._listener.close()
+        part(wires, _GOODBYE_S)
 
     # who is there ------------------------------------------------------------------------------------------------
 
@@ -207,10 +209,7 @@ class Head(Connected):
     def _look(self) -> None:
         """Hear whatever has come, without waiting."""
         self._awake()
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                connection, _ = self._listener.accept()
-                self._receive_stranger(connection)
+        self._accept()
         self._hear_strangers()
         for node, member in list(self._members.items()):
             if member.wire is None:
@@ -225,12 +224,35 @@ class Head(Connected):
                 self._queue.remove((hello, wire))
                 self._drop(wire)
 
+    def _accept(self) -> None:
+        """Take in who has come. Out of descriptors, the oldest stranger goes, or the next look tries again."""
+        if self._full:
+            self._waiter.watch(self._listener)
+            self._full = False
+        coming = select.poll()  # without a descriptor accept fails also where nobody waits
+        coming.register(self._listener, select.POLLIN)
+        for _ in range(_MOST_STRANGERS):
+            if not coming.poll(0):
+                return
+            try:
+                connection, _ = self._listener.accept()
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE):
+                    return  # it was gone before it was taken in
+                if not self._strangers:
+                    self._waiter.forget(self._listener)  # it would wake this agent without a pause
+                    self._full = True
+                    return
+                self._drop(self._strangers.pop(0)[0])
+            else:
+                self._receive_stranger(connection)
+
     def _receive_stranger(self, connection: socket.socket) -> None:
         if len(self._strangers) >= _MOST_STRANGERS:
             connection.close()
             return
         try:
-            wire = Wire(connection)
+            wire = Wire(connection, _HELLO_BYTES)
         except OSError:  # gone again
             connection.close()
             return
@@ -249,6 +271,8 @@ class Head(Connected):
                 if why is None:
                     self._queue.append((hello, wire))
                     self._admit()
+                    if (hello, wire) in self._queue:
+                        wire.send({"wait": self._why_wait(hello)})
                     continue
             else:
                 why = hello
@@ -273,7 +297,17 @@ class Head(Connected):
         other = self._members.get(hello.node) if hello.node is not None else None
         if not self._running and other is not None and other.wire is not None:
             return f"node rank {hello.node} is taken by {other.hello.host}"
+        if len(self._queue) >= self.nnodes + _MOST_WAITING:
+            return f"{len(self._queue)} nodes wait here already, for a run of {self.nnodes}"
         return None
+
+    def _why_wait(self, hello: Hello) -> str:
+        """What a node that belongs to this launch waits for."""
+        if hello.node is not None and self._is_here(hello.node):
+            return f"node rank {hello.node} is taken by {self._members[hello.node].hello.host}; waiting for the place"
+        if all(self._is_here(node) for node in range(1, self.nnodes)):
+            return f"all {self.nnodes} nodes are there; waiting for a place"
+        return "an attempt is running; waiting for the next one"
 
     def _admit(self) -> None:
         """Give places that are free to those who wait, in the order in which they came."""
@@ -288,6 +322,7 @@ class Head(Connected):
             if free:
                 self._queue.remove((hello, wire))
                 member = self._members[free[0]] = _Member(hello, wire)
+                wire.longest_bytes = LONGEST_BYTES
                 self.here = wire.here
                 self._send(member, {"welcome": {**self._welcome, "node": free[0]}})
 
@@ -312,26 +347,26 @@ class Head(Connected):
 
     def _obey(self, member: _Member, message: dict[str, Any]) -> None:
         now = time.monotonic_ns()
-        if is_number(message.get("now_ns"), 0, _MOST_NS):
-            behind = now - message["now_ns"]
+        said = read_time(message.get("now_ns"))
+        if said is not None:
+            behind = now - said
             member.behind_ns = behind if member.behind_ns is None else min(behind, member.behind_ns)
-        if "prepared" in message:
+        if "prepared" in message and not self._running:
             if message["prepared"] is not True:
-                raise RunFolderError(str(message["prepared"])[:1000])
+                raise RunFolderError(read_text(str(message["prepared"])))
             member.prepared = True
         elif "failed" in message:
             self._elsewhere |= self._running
-            self.wants_stacks_of_all |= bool(message.get("stacks"))
         elif "hang" in message:
             member.hang = message["hang"]
         elif "done" in message:
             member.done = bool(message["done"])
-        elif self._running and _is_report(message.get("report")):
-            said = message.get("now_ns")
+        elif "report" in message:
             # What was read late, because this agent was busy with its own ranks, is placed where it was sent.
-            sent = said + member.behind_ns if member.behind_ns is not None and is_number(said, 0, _MOST_NS) else now
-            member.report = {**message["report"], "sent_ns": min(sent, now)}
-            self._elsewhere = True
+            sent = said + member.behind_ns if member.behind_ns is not None and said is not None else now
+            report = read_report(message["report"], min(sent, now))
+            if self._running and report is not None:
+                member.report, self._elsewhere = report, True
         elif "notice" in message and (number := self._hear(message["notice"])) is not None:
             for other in self._members.values():
                 if other is not member:
@@ -348,14 +383,5 @@ def send_away(listener: socket.socket, members: int, code: int, line: str, limit
             listener.settimeout(max(0.01, deadline - time.monotonic()))
             told.append(wire := Wire(listener.accept()[0]))
             wire.send(goodbye)
-    # Closed while the other end still writes, a connection takes along what was sent.
-    for wire in told:
-        while not wire.closed and not wire.receive() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        wire.close()
+    part(told, deadline - time.monotonic())
     listener.close()
-
-
-def _is_report(report: object) -> bool:
-    """Whether a node's report has the shape that a judge relies on."""
-    return isinstance(report, dict) and all(isinstance(report.get(name), list) for name in ("ends", "stacks"))

@@ -6,11 +6,11 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
-from rankrun.errors import SetupError
-from rankrun.launch.nodes.messages import Decision, Hello, Meeting
+from rankrun.errors import OptionError, SetupError
+from rankrun.launch.nodes.messages import Decision, Hello, Meeting, Welcome, read_text
 from rankrun.launch.nodes.team import ANSWER_S, Abandoned, Begin, Connected, Judge, Refused
 from rankrun.launch.nodes.wire import Wire
 from rankrun.launch.waiting import Waiter
@@ -43,10 +43,11 @@ class Member(Connected):
         wait: Callable[[float], None],
         interrupted: Callable[[], bool],
         say: Callable[[str], None],
+        signals: frozenset[signal.Signals] = frozenset(),
     ) -> None:
         """`reach` connects to node 0 or raises OSError; `prepare` gets its welcome and says what is wrong with it."""
         self._wire: Wire | None = None
-        super().__init__(hello.nproc, hello.host)
+        super().__init__(hello.nproc, hello.host, signals)
         self.nnodes = hello.nnodes
         self.node = -1
         self._hello = hello
@@ -59,7 +60,7 @@ class Member(Connected):
         self._wait = wait
         self._interrupted = interrupted
         self._say = say
-        self._start: dict[str, Any] | None = None
+        self._start: Meeting | None = None
         self._decision: Decision | None = None
         self._stop = False
         self._stacks = False
@@ -68,6 +69,7 @@ class Member(Connected):
         self._welcomed = False  # by the node 0 that the wire leads to
         self._head = ""  # node 0's host
         self._why = ""  # the last try failed
+        self._awaited = ""  # what node 0 has this node wait for
 
     # Team --------------------------------------------------------------------------------------------------------
 
@@ -81,6 +83,11 @@ class Member(Connected):
             if self._interrupted():
                 raise Abandoned
             if not self._welcomed and time.monotonic() > deadline:
+                if self._awaited:
+                    raise SetupError(
+                        f"node 0 at {self._place} had no place for this node within {self._join_timeout_s:g} s: "
+                        f"{self._awaited}"
+                    )
                 raise SetupError(
                     f"node 0 did not answer at {self._place} within {self._join_timeout_s:g} s ({self._why}); is it "
                     "started there, and may this node reach that port?"
@@ -95,10 +102,8 @@ class Member(Connected):
             self._look()
             if self._decision is not None:
                 raise Dismissed(self._decision.exit_code, self._decision.line)
-        assert self._wire is not None
-        meeting = Meeting.read(self._start, self.node, self._wire.peer)
+        meeting, self._start = self._start, None
         self.restarts = meeting.restart
-        self._start = None
         return meeting
 
     def failed(self) -> bool:
@@ -112,8 +117,8 @@ class Member(Connected):
         return self._stacks
 
     def announce(self, *, hangs: bool = False) -> None:
-        """Tell node 0, which tells all others."""
-        self._send({"failed": True, "stacks": hangs})
+        """Tell node 0, which tells all others. A hang is node 0's alone to announce."""
+        self._send({"failed": True})
 
     def tell(self, number: signal.Signals) -> None:
         """Pass a signal on to all others, by way of node 0."""
@@ -138,7 +143,7 @@ class Member(Connected):
         if self._decision is not None:
             return self._decision
         self._lose()
-        decision = judge({self.node: report}, {0: self._head or self._place})
+        decision = judge({self.node: report}, {0: self._head or self._place}, {})
         self.restarts += decision.restart
         return replace(decision, line="")  # it has been said
 
@@ -162,7 +167,7 @@ class Member(Connected):
         return [wire] if wire is not None else []
 
     def _find(self) -> None:
-        self._welcomed = False
+        self._welcomed, self._awaited = False, ""
         try:
             wire = Wire(self._reach(_TRY_LIMIT_S))
         except OSError as error:
@@ -181,12 +186,13 @@ class Member(Connected):
         if wire is None:
             return
         for message in wire.receive():
-            self._obey(message)
+            if self._wire is wire:
+                self._obey(wire, message)
         if self._gone(wire):
             self._lose()
 
     def _lose(self) -> None:
-        wire, self._wire = self._wire, None
+        wire, self._wire, self._start = self._wire, None, None
         if wire is not None:
             self._waiter.forget(wire)
             wire.close()
@@ -195,20 +201,23 @@ class Member(Connected):
         if self._wire is not None:
             self._wire.send(message)
 
-    def _obey(self, message: dict[str, Any]) -> None:
+    def _obey(self, wire: Wire, message: dict[str, Any]) -> None:
         try:
             if "welcome" in message:
-                self.node = int(message["welcome"]["node"])
+                welcome = Welcome.read(message["welcome"], self.nnodes)
+                problem = self._prepare(asdict(welcome))
+                self.node, self._head, self.run_name = welcome.node, welcome.host, welcome.run
                 self._welcomed = True
-                self._head = str(message["welcome"]["host"])[:255]
-                problem = self._prepare(message["welcome"])
-                self.run_name = str(message["welcome"]["run"])
                 self._send({"prepared": problem or True, "now_ns": time.monotonic_ns()})
             elif "refused" in message:
-                raise Refused(str(message["refused"])[:1000])
+                raise Refused(read_text(message["refused"]))
+            elif "wait" in message:
+                self._awaited = read_text(message["wait"])
+                self._say(f"node 0 at {self._place} answers: {self._awaited}")
             elif "start" in message:
-                Meeting.read(message["start"], self.node, "")
-                self._start = message["start"]
+                if not self._welcomed:
+                    raise ValueError("nobody has named this node's place")
+                self._start = Meeting.read(message["start"], self.node, self.nnodes, wire.peer)
             elif "stop" in message:
                 self._stop = True
                 self._stacks |= bool(message.get("stacks"))
@@ -216,5 +225,5 @@ class Member(Connected):
                 self._decision = Decision.read(message["decision"])
             elif "notice" in message:
                 self._hear(message["notice"])
-        except (KeyError, TypeError, ValueError):
+        except (ValueError, OptionError):
             self._lose()  # whoever that is, it is no node 0

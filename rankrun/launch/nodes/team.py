@@ -12,6 +12,7 @@ from typing import Any
 
 from rankrun.launch.nodes.messages import Decision, Meeting
 from rankrun.launch.nodes.wire import Wire
+from rankrun.launch.signals import NOTICES
 
 BEAT_S = 1.0
 SILENT_S = 10.0  # a dead process closes its connection at once; this is for cut links and machines without power
@@ -19,7 +20,8 @@ ANSWER_S = 9.0  # beyond the grace of a stop: what a node needs to kill what it 
 _AWAKE_NS = 3_000_000_000
 
 Begin = Callable[[], tuple[int, str, int]]  # a new attempt: its number, the address and the port of its store
-Judge = Callable[[Mapping[int, dict[str, Any]], Mapping[int, str]], Decision]  # reports by node, nodes that are gone
+# From all reports by node, the nodes that were gone, and those that did not report in time (node -> host).
+Judge = Callable[[Mapping[int, dict[str, Any]], Mapping[int, str], Mapping[int, str]], Decision]
 
 
 class Abandoned(Exception):
@@ -79,7 +81,7 @@ class Team:
 
     def conclude(self, report: dict[str, Any], judge: Judge) -> Decision:
         """After a failure, with this node's ranks stopped: what all nodes do now. Node 0 judges."""
-        decision = judge({0: report}, {})
+        decision = judge({0: report}, {}, {})
         self.restarts += decision.restart
         return decision
 
@@ -97,8 +99,10 @@ class Team:
 class Connected(Team, ABC):
     """What head and members share: signals, and beats from a thread, so that a busy agent is not taken for dead."""
 
-    def __init__(self, nproc: int, host: str) -> None:
+    def __init__(self, nproc: int, host: str, signals: frozenset[signal.Signals]) -> None:
+        """`signals` are those that the launch handles besides the usual ones; a peer passes on no others."""
         super().__init__(nproc, host)
+        self._passed_on = {*NOTICES, signal.SIGQUIT, *signals} - {signal.SIGUSR1}  # which is for a node's own ranks
         self._heard: list[signal.Signals] = []
         self._looked_ns = time.monotonic_ns()
         self._ended = threading.Event()
@@ -111,13 +115,12 @@ class Connected(Team, ABC):
         return heard
 
     def _hear(self, name: object) -> signal.Signals | None:
-        """Take note of a signal that another agent got; None if it is none."""
-        try:
-            number = signal.Signals[str(name)]
-        except KeyError:
-            return None
-        self._heard.append(number)
-        return number
+        """Take note of a signal that another agent got; None if it is none that agents pass on."""
+        for number in self._passed_on:
+            if number.name == name:
+                self._heard.append(number)
+                return number
+        return None
 
     @abstractmethod
     def _wires(self) -> list[Wire]:

@@ -5,117 +5,24 @@ from __future__ import annotations
 import json
 import signal
 import socket
-import threading
 import time
 from dataclasses import replace
 
 import pytest
 
 from rankrun.errors import RunFolderError, SetupError
-from rankrun.launch.nodes.head import Head, send_away
-from rankrun.launch.nodes.member import Dismissed, Member
-from rankrun.launch.nodes.messages import Decision, Hello, Meeting
+from rankrun.launch.nodes.head import send_away
+from rankrun.launch.nodes.member import Dismissed
+from rankrun.launch.nodes.messages import Decision, Meeting
 from rankrun.launch.nodes.team import Abandoned, Refused, Team
-from rankrun.launch.nodes.wire import Wire
-from rankrun.launch.waiting import Waiter
-
-HELLO = Hello("run", None, 2, 2, "nodea", "job.py", "2.14", "token")
-
-
-class Cluster:
-    """Node 0 and its members, each in a thread where it has to wait for another."""
-
-    def __init__(self) -> None:
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.address = self.listener.getsockname()
-        self.said: list[str] = []
-        self.interrupted = False
-        self.teams: list[Team] = []
-
-    def _common(self) -> dict:
-        waiter = Waiter()
-        return {
-            "place": "node 0's place",
-            "join_timeout_s": 20.0,
-            "stop_grace_s": 0.5,
-            "waiter": waiter,
-            "wait": waiter.wait,
-            "interrupted": lambda: self.interrupted,
-            "say": self.said.append,
-        }
-
-    def head(self, hello: Hello = HELLO, **changes: object) -> Head:
-        common = (
-            self._common() | {"welcome": {"host": "nodea", "run": "r", "token": "t"}, "tells_address": True} | changes
-        )
-        self.teams.append(head := Head(self.listener, hello, **common))
-        return head
-
-    def member(self, hello: Hello = HELLO, **changes: object) -> Member:
-        hello = replace(hello, host="nodeb")
-        common = self._common() | {"prepare": lambda welcome: None} | changes
-        self.teams.append(member := Member(hello, reach=self.reach, **common))
-        return member
-
-    def reach(self, limit_s: float) -> socket.socket:
-        return socket.create_connection(self.address, timeout=limit_s)
-
-
-@pytest.fixture
-def cluster():
-    made = Cluster()
-    yield made
-    for team in made.teams:
-        team.leave(1)
-    made.listener.close()
-
-
-def both(*acts):
-    """What acts that wait for each other return, or the error that one raised."""
-    results: list = [None] * len(acts)
-
-    def run(number: int) -> None:
-        try:
-            results[number] = acts[number]()
-        except Exception as error:
-            results[number] = error
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(acts))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert not any(thread.is_alive() for thread in threads)
-    return results
-
-
-def begin():
-    return 7, "nodea.example", 1234
-
-
-def report(word):
-    return {"word": word, "ends": [], "stacks": []}
-
-
-def met(cluster):
-    head, member = cluster.head(), cluster.member()
-    first, second = both(lambda: head.meet(begin), lambda: member.meet(begin))
-    assert isinstance(first, Meeting), first
-    assert isinstance(second, Meeting), second
-    return head, member, first, second
-
-
-def until(condition):
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
+from tests.launch.nodes.cluster import HELLO, begin, both, met, report, until
 
 
 def test_a_team_of_one_agrees_with_itself():
     alone = Team(3, "nodea")
     meeting = alone.meet(begin)
     assert (meeting.node, meeting.nnodes, meeting.world_size, meeting.first_rank) == (0, 1, 3, 0)
-    assert alone.conclude({"ends": []}, lambda reports, lost: Decision(True, 1)).restart
+    assert alone.conclude({"ends": []}, lambda reports, lost, silent: Decision(True, 1)).restart
     assert alone.meet(begin).restart == 1
     assert alone.finish(True, lambda saved: 75 if saved else 0) == 75
     assert (alone.failed(), alone.told(), alone.all_hang(None, runs=True)) == (False, [], None)
@@ -242,8 +149,8 @@ def test_a_failure_is_heard_by_all_and_decided_once(cluster):
     until(head.failed)
     judged = []
 
-    def judge(reports, lost):
-        judged.append((set(reports), dict(lost), reports[1]["word"]))
+    def judge(reports, lost, silent):
+        judged.append((set(reports), dict(lost), reports[1]["host"]))
         return Decision(True, 1, "rank 3 failed")
 
     own, told = both(
@@ -259,7 +166,7 @@ def test_a_member_that_dies_is_missed_at_once_and_its_place_kept(cluster):
     head, member, _, _ = met(cluster)
     member.leave(1)
     until(head.failed)
-    decision = head.conclude({}, lambda reports, lost: Decision(lost == {1: "nodeb"}, 1))
+    decision = head.conclude({}, lambda reports, lost, silent: Decision(lost == {1: "nodeb"}, 1))
     assert decision.restart
     successor = cluster.member()
     first, second = both(lambda: head.meet(begin), lambda: successor.meet(begin))
@@ -272,7 +179,7 @@ def test_a_report_is_placed_on_node_0s_clock_when_it_was_sent_not_when_it_was_re
     sent = time.monotonic_ns()
     judged = []
 
-    def judge(reports, lost):
+    def judge(reports, lost, silent):
         judged.append(reports[1]["sent_ns"])
         return Decision(False, 1)
 
@@ -290,7 +197,7 @@ def test_who_comes_back_too_early_waits_for_the_place(cluster):
 
     def lead():
         until(head.failed)
-        head.conclude({}, lambda reports, lost: Decision(True, 1))
+        head.conclude({}, lambda reports, lost, silent: Decision(True, 1))
         return head.meet(begin)
 
     def follow():
@@ -305,7 +212,9 @@ def test_a_member_without_node_0_judges_by_itself(cluster):
     head, member, _, _ = met(cluster)
     head.leave(1)
     until(member.failed)
-    decision = member.conclude({"word": 1}, lambda reports, lost: Decision(set(reports) == {1} and 0 in lost, 9))
+    decision = member.conclude(
+        {"word": 1}, lambda reports, lost, silent: Decision(set(reports) == {1} and 0 in lost, 9)
+    )
     # Node 0 had said goodbye; without a word (a kill) the member's own judge is asked.
     assert decision.exit_code in (1, 9)
 
@@ -350,14 +259,3 @@ def test_nobody_is_waited_for_longer_than_that():
     listener = socket.create_server(("127.0.0.1", 0))
     send_away(listener, 1, 0, "", 0.1)
     assert listener.fileno() == -1
-
-
-def test_a_wire_survives_nothing_but_lines_of_json():
-    ours, theirs = socket.socketpair()
-    wire = Wire(ours)
-    theirs.sendall(b'{"a": 1}\n{"b"')
-    assert wire.receive() == [{"a": 1}]
-    theirs.sendall(b": 2}\nnonsense\n")
-    assert (wire.receive(), wire.closed) == ([], True)
-    wire.close()
-    theirs.close()
