@@ -15,6 +15,7 @@ import os
 import resource
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -270,6 +271,7 @@ def _team(
         "place": place.name,
         "join_timeout_s": plan.join_timeout_s,
         "stop_grace_s": plan.stop_grace_s,
+        "signals": frozenset(signal.Signals[name] for name in plan.signals),
         "waiter": workers.waiter,
         "wait": workers.wait,
         "interrupted": lambda: workers.interrupted or (keeper is not None and keeper.has_news),

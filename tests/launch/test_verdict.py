@@ -266,7 +266,9 @@ def test_of_consequences_one_that_nobody_ordered_comes_first():
     assert found.rank == 0
     assert "rank 1 gave up too" in lines(found)
     aborted = end(1, -6, 11, tail=["  what():  [Rank 1] Watchdog caught collective operation timeout: WorkNCCL(7)"])
-    assert "rank 1 gave up too" in lines(verdict(end(0, 1, 9, TIMEOUT), aborted, stopped(2)))
+    said = lines(verdict(end(0, 1, 9, TIMEOUT), aborted, stopped(2)))
+    assert "rank 1 gave up too" in said
+    assert "still running, and perhaps what they waited for: rank 2 on nodea" in said
 
 
 def test_a_rank_that_is_slow_to_die_and_said_before_why_is_the_cause():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import resource
 import select
 import signal
 import socket
@@ -21,6 +22,7 @@ from rankrun.launch.waiting import Waiter
 _HELLO_LIMIT_S = 10.0
 _HELLO_BYTES = 1 << 16
 _MOST_STRANGERS = 1024  # connections that have not said hello: an open port on a network meets anything
+_SHARE_OF_FILES = 8  # strangers leave all other descriptors to those who work
 _MOST_WAITING = 8  # beyond one for each node
 _GOODBYE_S = 1.0
 
@@ -76,6 +78,8 @@ class Head(Connected):
         self._interrupted = interrupted
         self._say = say
         self._strangers: list[tuple[Wire, float]] = []
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most_strangers = min(_MOST_STRANGERS, files // _SHARE_OF_FILES) if files > 0 else _MOST_STRANGERS
         self._queue: list[tuple[Hello, Wire]] = []  # of a run that is complete; they take the place of one that goes
         self._lost: dict[int, str] = {}  # nodes that went in this attempt
         self._elsewhere = False
@@ -248,7 +252,7 @@ class Head(Connected):
                 self._receive_stranger(connection)
 
     def _receive_stranger(self, connection: socket.socket) -> None:
-        if len(self._strangers) >= _MOST_STRANGERS:
+        if len(self._strangers) >= self._most_strangers:
             connection.close()
             return
         try:

@@ -66,6 +66,7 @@ def come(cluster):
 def joined(cluster, come, **changes):
     """A head that runs an attempt with one plain socket."""
     head, peer = cluster.head(**changes), come(node=1)
+    looks(head, lambda: head._is_here(1))
     peer.say(prepared=True)
     assert isinstance(head.meet(begin), Meeting)
     return head, peer
@@ -114,6 +115,11 @@ def test_strangers_are_not_let_in_without_end(cluster, come, monkeypatch):
     head._look()
     assert strangers[2].connection.recv(1) == b""
     assert len(head._strangers) == 2
+
+
+def test_strangers_take_a_share_of_the_descriptors_only(cluster, monkeypatch):
+    monkeypatch.setattr(heads.resource, "getrlimit", lambda which: (256, 256))
+    assert cluster.head()._most_strangers == 32
 
 
 def test_who_says_no_hello_in_time_is_sent_away(cluster, come, monkeypatch):
@@ -286,6 +292,7 @@ def test_who_did_not_report_in_time_is_told_from_who_was_gone(cluster, come, mon
     monkeypatch.setattr(heads, "ANSWER_S", 0.1)
     head = cluster.head(replace(HELLO, nnodes=3), stop_grace_s=0.0)
     gone, silent = come(node=1, nnodes=3), come(node=2, nnodes=3)
+    looks(head, lambda: head._is_here(1) and head._is_here(2))
     for peer in (gone, silent):
         peer.say(prepared=True)
     head.meet(begin)
@@ -355,7 +362,6 @@ def test_the_words_of_node_0_are_printable(cluster, message, kind, words):
 
     def act(peer):
         peer.say(**message)
-        return peer.hear("nothing")
 
     _, end = both(serve(cluster, act), lambda: member.meet(begin))
     assert isinstance(end, kind)
