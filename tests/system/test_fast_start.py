@@ -378,6 +378,6 @@ def test_a_preflight_looks_at_machines_and_not_at_data(doors):
     assert "not-there.txt" in refused.output
     done = doors.run("--dry-run", "--preflight", "--nproc", 3, "c.yaml")
     assert done.process.returncode == 0, done.output
-    assert "target       rankrun.training.preflight\n" in done.output
+    assert "target       rankrun.training.preflight --shared\n" in done.output
     assert "run folder   runs/c-preflight-<date>-<time>\n" in done.output
     assert not (doors.folder / "runs").exists()
