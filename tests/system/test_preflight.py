@@ -30,12 +30,13 @@ def preflight(doors, hosts):
     holder = three.start(0, [sys.executable, "-c", STORE])
     assert any("listens" in line for line in holder.process.stdout)
 
-    def run(limit_s: float = 60) -> tuple[int, str]:
+    def run(*options: str, limit_s: float = 60) -> tuple[int, str]:
         world = {"WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0", "GROUP_WORLD_SIZE": "3"}
         world |= {"MASTER_ADDR": "nodea", "MASTER_PORT": "29500", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         world |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
         world |= {"RANKRUN_RUN_DIR": str(doors.folder / "run"), "RANKRUN_ATTEMPT": "0"}
         words = [sys.executable, "-m", "rankrun.training.preflight", "--megabytes", "2", "--limit", str(limit_s)]
+        words += options
         ranks = [
             three.start(rank, words, env=world | {"RANK": str(rank), "GROUP_RANK": str(rank)}) for rank in range(3)
         ]
@@ -70,6 +71,9 @@ def test_a_node_with_another_run_folder_is_named(preflight, doors):
     (doors.folder / "other/attempts/0000").mkdir(parents=True)
     within(preflight, 2, "mount", "--bind", "other", "run")
     code, table = preflight(limit_s=4)
+    assert code == 0, table
+    assert "! run folder  nodec: not on a shared disk; a script's logs lie on each node, a config can't be run" in table
+    code, table = preflight("--shared", limit_s=4)
     assert code == 1, table
     line = "✗ run folder  nodec: has another folder of that name than the rest; all nodes must share its disk"
     assert line in table.splitlines()
