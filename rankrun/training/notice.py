@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import signal
 from collections.abc import Callable
 from types import FrameType
@@ -47,6 +48,10 @@ class Notice:
         if interrupts:
             signal.signal(signal.SIGINT, notice._hear)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
+        for number in (signal.SIGUSR2, signal.SIGTERM):
+            # While Python ends it gives signals their default effect back: a notice that comes so late would make a
+            # run that has finished, or saved, one that was killed.
+            atexit.register(signal.signal, number, signal.SIG_IGN)
         return notice
 
     def _hear(self, number: int, frame: FrameType | None) -> None:

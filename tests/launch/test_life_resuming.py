@@ -133,6 +133,12 @@ def test_a_finished_run_says_so(runs: Path, capsys: pytest.CaptureFixture[str]) 
     assert not (runs / "a" / "stop").exists(), "nothing must hinder more epochs"
 
 
+def test_of_a_config_run_tells_that_it_is_finished_to_all_machines(runs: Path) -> None:
+    stopped(runs / "a", 0, config=True, resume=CONFIG)
+    again = resume(["a"], {})
+    assert (again.code, again.words) == (None, CONFIG[1:])
+
+
 def test_a_dry_run_takes_no_marker_away(runs: Path) -> None:
     stopped(runs / "a")
     assert "--dry-run" in resume(["a", "--dry-run"], {}).words

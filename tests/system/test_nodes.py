@@ -221,10 +221,11 @@ def test_our_own_training_runs_over_three_hosts_stops_and_goes_on(doors, hosts, 
     config, runs = small_config, doors.folder / "runs"
     three, doors.folder = hosts(3), ROOT
     endpoint = ["--nnodes", 3, "--rdzv-endpoint", f"{three.addresses[0]}:29400", "--runs", runs]
-    one = doors.launch("run", config, "--nproc", 3, "--runs", runs, "--name", "one")
+    long = "train.epochs=8"  # so that `stop` finds it at work on a quick machine, too
+    one = doors.launch("run", config, long, "--nproc", 3, "--runs", runs, "--name", "one")
     assert one.wait() == 0, one.output
 
-    words = ["run", config, *endpoint, "--name", "three", "--nproc", 1]
+    words = ["run", config, long, *endpoint, "--name", "three", "--nproc", 1]
     commands = [three.launch(host, *words, "--node-rank", host) for host in range(3)]
     commands[0].until(lambda: any((runs / "three/checkpoints").glob("step-*")), "a checkpoint")
     stop = three.launch(2, "stop", "three", "--runs", runs)
@@ -236,7 +237,8 @@ def test_our_own_training_runs_over_three_hosts_stops_and_goes_on(doors, hosts, 
 
     first, second = (json.loads((runs / name / "final.json").read_text()) for name in ("one", "three"))
     assert first["weights_sha256"] == second["weights_sha256"]
-    commands = [three.launch(host, *words, "--node-rank", host) for host in range(3)]
+    commands = [three.launch(0, "resume", "three", "--runs", runs)]
+    commands += [three.launch(host, *words, "--node-rank", host) for host in (1, 2)]
     assert [command.wait() for command in commands] == [0, 0, 0], [command.output for command in commands]
     assert "this run is finished" in commands[0].output
 

@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from rankrun.errors import ExitCode
 from rankrun.training.notice import Notice
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Ranks:
@@ -70,3 +75,19 @@ def test_one_that_came_while_it_was_blocked_is_heard() -> None:
     signal.pthread_kill(threading.get_ident(), signal.SIGUSR2)
     notice = Notice.install(interrupts=False)
     assert notice.agreed(Ranks(1, [])) is ExitCode.SAVED
+
+
+@pytest.mark.parametrize("name", ["SIGUSR2", "SIGTERM"])
+def test_a_notice_that_comes_while_python_ends_changes_no_exit_code(name):
+    program = (
+        "import os, signal\n"
+        "from rankrun.training.notice import Notice\n"
+        "class Late:\n"
+        f"    def __del__(self, kill=os.kill, write=os.write, pid=os.getpid(), number=signal.{name}):\n"
+        "        kill(pid, number)\n"
+        "        write(1, b'sent')\n"
+        "late = Late()\n"
+        "Notice.install(interrupts=False)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, "sent"), done.stderr

@@ -42,7 +42,8 @@ def resume(words: list[str], env: Mapping[str, str]) -> Again:
     state = state_of(folder, watch_s=_WATCH_S)
     if state.is_live:
         raise RunFolderBusy(f"{folder.path} has a live launch ({state.holder}): it is {state.name}; nothing to resume")
-    if state.name == "finished":
+    # Of a config it is `run` that says so: on several machines it also sends away those who wait for this one.
+    if state.name == "finished" and not folder.config_file.exists():
         _forget_stop(folder)
         print(f"{folder.name} is finished; `launch.py run … --name NAME` starts another one", file=sys.stderr)
         return Again(ExitCode.DONE)
