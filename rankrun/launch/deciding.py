@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from rankrun.errors import ExitCode
@@ -21,12 +22,37 @@ from rankrun.runfolder import RunFolder, write_atomically
 _NO_PROGRESS_FAILURES = 3
 
 
-class Bench:
-    """Node 0's seat of judgement over all attempts of a launch. Another node sits there for itself if node 0 is gone.
+@dataclass(frozen=True)
+class Case:
+    """A failed attempt as it comes before the Bench.
 
     A report is what a node says of its ranks when they have ended: `ends` (RankEnd messages), `stacks` (Stack
     messages), `host`, `cooperating`, `started`, `parent_gone`, `oom`, and the time that its ages count from.
     """
+
+    run: RunFolder
+    attempt: int
+    reports: Mapping[int, dict[str, Any]]  # by node, as the next two
+    lost: Mapping[int, str]  # hosts that were gone
+    silent: Mapping[int, str]  # hosts that did not report in time
+    hang: Hang | None
+    cause: signal.Signals | None  # because of which the ranks were to leave
+    restarts: int  # so far
+    node: int  # who judges
+
+    @property
+    def cooperating(self) -> bool:
+        """Whether the ranks know of us, all of them."""
+        return all(report.get("cooperating") is True for report in self.reports.values())
+
+    @property
+    def started(self) -> bool:
+        """Whether a rank has come to its first step."""
+        return any(report.get("started") is True for report in self.reports.values())
+
+
+class Bench:
+    """Node 0's seat of judgement over all attempts of a launch. Where node 0 is gone, another node sits for itself."""
 
     def __init__(self, plan: RunPlan, screen: Screen) -> None:
         self._plan = plan
@@ -34,39 +60,19 @@ class Bench:
         self._checkpoint_at_failure: str | None = None
         self._failures_without_progress = 0
 
-    def decide(
-        self,
-        run: RunFolder,
-        attempt: int,
-        reports: Mapping[int, dict[str, Any]],
-        lost: Mapping[int, str],
-        silent: Mapping[int, str],
-        *,
-        hang: Hang | None,
-        cause: signal.Signals | None,
-        restarts: int,
-        node: int,
-    ) -> Decision:
-        """Judge, say and keep the verdict, and decide for all nodes.
-
-        `lost` names nodes that were gone, `silent` those that did not report in time. `cause` is the signal because of
-        which the ranks were to leave, `restarts` counts those that there have been, `node` is who judges.
-        """
-        cooperating = all(report.get("cooperating") is True for report in reports.values())
-        started = any(report.get("started") is True for report in reports.values())
-        verdict = self._judge(attempt, reports, lost, silent, hang, cause, cooperating)
+    def decide(self, case: Case) -> Decision:
+        """Judge, say and keep the verdict, and decide for all nodes."""
+        verdict = _judge(case)
         restart = (
-            cause is None
-            and self._could_end_otherwise(run, verdict, cooperating, started)
-            and restarts < self._plan.max_restarts
+            case.cause is None and self._could_end_otherwise(case, verdict) and case.restarts < self._plan.max_restarts
         )
-        if cause is None or verdict.by_itself:
+        if case.cause is None or verdict.by_itself:
             for line in verdict.lines(self._screen.shows):
                 self._screen.say(line)
         if restart:
-            self._screen.say(f"restart {restarts + 1} of {self._plan.max_restarts}")
-        self._keep(run, verdict, node)
-        return Decision(restart, self._code_of_failure(run, verdict, cause), verdict.what)
+            self._screen.say(f"restart {case.restarts + 1} of {self._plan.max_restarts}")
+        self._keep(case, verdict)
+        return Decision(restart, self._code_of_failure(case, verdict), verdict.what)
 
     def code_of_success(self, run: RunFolder, saved: bool, cause: signal.Signals | None) -> int:
         """The exit code when all ranks of all nodes have ended well; `saved`: one of them wants to go on."""
@@ -79,48 +85,16 @@ class Bench:
             return ExitCode.FAILED
         return ExitCode.DONE
 
-    def _judge(
-        self,
-        attempt: int,
-        reports: Mapping[int, dict[str, Any]],
-        lost: Mapping[int, str],
-        silent: Mapping[int, str],
-        hang: Hang | None,
-        cause: signal.Signals | None,
-        cooperating: bool,
-    ) -> Verdict:
-        ends = [
-            end
-            for node, report in reports.items()
-            for message in report["ends"]
-            if (end := RankEnd.from_message(message, report.get("sent_ns", report["now_ns"]))) is not None
-            and end.node == node  # a node speaks for its own ranks
-        ]
-        said = [stacks.Stack.from_message(one) for report in reports.values() for one in report["stacks"]]
-        stood = {stack.rank: stack for stack in said if stack is not None}
-        return judge(
-            ends,
-            attempt=attempt,
-            cooperating=cooperating,
-            notice=cause.name if cause is not None else None,
-            parent_gone={node: str(one.get("host")) for node, one in reports.items() if one.get("parent_gone")},
-            lost=lost,
-            silent=silent,
-            hang=stacks.narrow(hang, stood) if hang is not None else None,
-            stood={rank: stack.where for rank, stack in stood.items()},
-            oom={node: report.get("oom") for node, report in reports.items()},
-        )
-
-    def _could_end_otherwise(self, run: RunFolder, verdict: Verdict, cooperating: bool, started: bool) -> bool:
+    def _could_end_otherwise(self, case: Case, verdict: Verdict) -> bool:
         if verdict.exit_code == ExitCode.BAD_INPUT:
             return False
         if verdict.parent_gone:
             return False  # that node can start no rank any more
-        if not cooperating:
+        if not case.cooperating:
             return True
-        if not started and verdict.is_exception:
+        if not case.started and verdict.is_exception:
             return False  # a mistake in config or code is the same mistake the second time
-        return self._makes_progress(run, verdict)
+        return self._makes_progress(case.run, verdict)
 
     def _makes_progress(self, run: RunFolder, verdict: Verdict) -> bool:
         newest = _newest_checkpoint(run)
@@ -133,24 +107,49 @@ class Bench:
         verdict.advice = f"{_NO_PROGRESS_FAILURES} failures in a row without a new checkpoint; not tried again"
         return False
 
-    def _keep(self, run: RunFolder, verdict: Verdict, node: int) -> None:
-        file = run.verdict_file(verdict.attempt)
-        if node != 0 and file.exists():
+    def _keep(self, case: Case, verdict: Verdict) -> None:
+        file = case.run.verdict_file(verdict.attempt)
+        if case.node != 0 and file.exists():
             return  # node 0's, on a disk that both see
         try:
             write_atomically(file, json.dumps(verdict.as_dict(), indent=1) + "\n")
         except OSError as error:
             self._screen.say(f"verdict.json could not be written: {error.strerror}")
 
-    def _code_of_failure(self, run: RunFolder, verdict: Verdict, cause: signal.Signals | None) -> int:
+    def _code_of_failure(self, case: Case, verdict: Verdict) -> int:
         """75, 130 and 143 mean *saved*, so a rank that failed by itself while it was told to leave gives its own."""
-        if cause is None or verdict.by_itself:
+        if case.cause is None or verdict.by_itself:
             return verdict.exit_code
         if self._plan.settings is not None:
-            newest = _newest_checkpoint(run)
+            newest = _newest_checkpoint(case.run)
             where = f"it goes on from {newest}" if newest else "it begins anew"
             self._screen.say(f"stopped before it had saved; {where}")
-        return CODE_OF[cause]
+        return CODE_OF[case.cause]
+
+
+def _judge(case: Case) -> Verdict:
+    reports = case.reports
+    ends = [
+        end
+        for node, report in reports.items()
+        for message in report["ends"]
+        if (end := RankEnd.from_message(message, report.get("sent_ns", report["now_ns"]))) is not None
+        and end.node == node  # a node speaks for its own ranks
+    ]
+    said = [stacks.Stack.from_message(one) for report in reports.values() for one in report["stacks"]]
+    stood = {stack.rank: stack for stack in said if stack is not None}
+    return judge(
+        ends,
+        attempt=case.attempt,
+        cooperating=case.cooperating,
+        notice=case.cause.name if case.cause is not None else None,
+        parent_gone={node: str(one.get("host")) for node, one in reports.items() if one.get("parent_gone")},
+        lost=case.lost,
+        silent=case.silent,
+        hang=stacks.narrow(case.hang, stood) if case.hang is not None else None,
+        stood={rank: stack.where for rank, stack in stood.items()},
+        oom={node: report.get("oom") for node, report in reports.items()},
+    )
 
 
 def _newest_checkpoint(run: RunFolder) -> str:

@@ -9,42 +9,34 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.metadata
 import math
 import os
 import resource
-import secrets
 import shutil
-import signal
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rankrun.errors import ExitCode, MachineError, RankrunError, RunFolderBusy
 from rankrun.launch import rank
 from rankrun.launch.channel import Channel
 from rankrun.launch.keeper import Keeper
-from rankrun.launch.nodes.head import Head, send_away
-from rankrun.launch.nodes.member import Member
-from rankrun.launch.nodes.messages import Hello
-from rankrun.launch.nodes.place import Place, host_name, take_place
-from rankrun.launch.nodes.team import Team
-from rankrun.launch.plan import ASKED_FOR, RunPlan, Target, check_name, shadowed_by
+from rankrun.launch.launching import Launch
+from rankrun.launch.nodes.forming import form
+from rankrun.launch.nodes.head import send_away
+from rankrun.launch.nodes.place import Place, take_place
+from rankrun.launch.plan import ASKED_FOR, RunPlan, Target, shadowed_by
 from rankrun.launch.process import adopt_orphans, children
 from rankrun.launch.screen import Screen, say
 from rankrun.launch.signals import CODE_OF, EarlySignals, Signals
 from rankrun.launch.warm import RankStart, WarmParent
 from rankrun.launch.workers import Workers
 from rankrun.runfolder import Claim, RunFolder, claim, stopped_before, write_atomically
-from rankrun.runfolder.live import holder_of
 from rankrun.runfolder.stopping import name_for_verbs
 
 _LAST_WORDS_S = 2.0
-_SHARED_LIMIT_S = 10.0
 _GOODBYE_S = 10.0  # for nodes that still import torch when this one finds that there is nothing to do
 
 
@@ -99,7 +91,9 @@ def launch(plan: RunPlan, argv: list[str], env: Mapping[str, str]) -> int | Fork
             os._exit(ExitCode.DONE)
         return Forked(start, plan.target, plan.warm)
     theirs.close()
-    return _be_agent(plan, run, claimed, place, Workers(ours, parent_pid, signals, strangers))
+    workers = Workers(ours, parent_pid, signals, strangers)
+    keeper = Keeper(claimed, run, signals.wake) if claimed is not None else None
+    return _be_agent(Launch(plan, env, run, claimed, place, workers, Screen(), keeper))
 
 
 def _send_others_away(plan: RunPlan, place: Place | None, code: int, line: str) -> None:
@@ -182,30 +176,29 @@ def _import_torch(early: EarlySignals) -> None:
         ) from error
 
 
-def _be_agent(plan: RunPlan, run: RunFolder, claimed: Claim | None, place: Place | None, workers: Workers) -> int:
+def _be_agent(launch: Launch) -> int:
+    claimed, screen, keeper, signals = launch.claimed, launch.screen, launch.keeper, launch.workers.signals
     adopt_orphans()
     _allow_many_files()
-    screen = Screen()
     screen.start()
-    keeper = Keeper(claimed, claimed.folder, workers.signals.wake) if claimed is not None else None
     if keeper is not None:
         keeper.start()
     code: int = ExitCode.FAILED
     try:
-        code = _watch(plan, run, claimed, place, workers, screen, keeper)
+        code = _watch(launch)
     finally:
-        if place is not None:
-            place.withdraw()
+        if launch.place is not None:
+            launch.place.withdraw()
         if keeper is not None:
             keeper.close()
         if claimed is not None:
             _let_go(claimed, code, screen)
-            if plan.settings is not None:
+            if launch.plan.settings is not None:
                 _say_where(code, claimed, screen)
-        heard = len(workers.signals.seen)
+        heard = len(signals.seen)
         # Who was told to leave does not wait for a terminal that nobody reads.
         deadline = time.monotonic() + (_LAST_WORDS_S if heard else math.inf)
-        screen.close(lambda: time.monotonic() > deadline or len(workers.signals.seen) > heard)
+        screen.close(lambda: time.monotonic() > deadline or len(signals.seen) > heard)
     return code
 
 
@@ -216,103 +209,24 @@ def _allow_many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _watch(
-    plan: RunPlan,
-    run: RunFolder,
-    claimed: Claim | None,
-    place: Place | None,
-    workers: Workers,
-    screen: Screen,
-    keeper: Keeper | None,
-) -> int:
+def _watch(launch: Launch) -> int:
     """The ranks' whole life; the launcher's exit code."""
     from rankrun.launch.agent import Agent  # after the fork: elastic is the agent's alone
 
+    workers, screen = launch.workers, launch.screen
     if not workers.wait_until_ready():  # a signal while the warm parent was still importing: nothing has started
         workers.end()
         number = workers.signals.told_to_leave
         screen.say(f"{number.name}: nothing was started yet" if number else "the warm parent died while it imported")
         return CODE_OF[number] if number else ExitCode.FAILED
-    if keeper is not None and keeper.stop_wanted:
+    if launch.keeper is not None and launch.keeper.stop_wanted:
         workers.end()
         screen.say("stop: nothing was started yet")
         return ExitCode.STOPPED
-    team = _team(plan, run, claimed, place, workers, screen, keeper)
-    code = Agent(plan, run, claimed, workers, screen, team, place, keeper).launch()
+    code = Agent(launch, form(launch)).launch()
     if workers.unkillable:
         screen.say(f"processes {workers.unkillable} are left: they can't be killed by this user, or by nobody")
     return code
-
-
-def _team(
-    plan: RunPlan,
-    run: RunFolder,
-    claimed: Claim | None,
-    place: Place | None,
-    workers: Workers,
-    screen: Screen,
-    keeper: Keeper | None,
-) -> Team:
-    """The other nodes, as this one sees them."""
-    host = host_name(os.environ)
-    if place is None:
-        return Team(plan.nproc, host)
-    hello = Hello(
-        run=plan.run_id,
-        node=plan.node_rank,
-        nnodes=plan.nnodes,
-        nproc=plan.nproc,
-        host=host,
-        program=plan.target.path,  # of a config that is train.py; its name may be another one where it goes on
-        torch=importlib.metadata.version("torch"),
-        token=secrets.token_hex(8),
-    )
-    common: dict[str, Any] = {
-        "place": place.name,
-        "join_timeout_s": plan.join_timeout_s,
-        "stop_grace_s": plan.stop_grace_s,
-        "signals": frozenset(signal.Signals[name] for name in plan.signals),
-        "waiter": workers.waiter,
-        "wait": workers.wait,
-        "interrupted": lambda: workers.interrupted or (keeper is not None and keeper.has_news),
-        "say": screen.say,
-    }
-    if claimed is not None:
-        assert place.listener is not None
-        welcome = {"host": host, "run": run.name, "token": claimed.token, "folder": str(run.path.absolute())}
-        return Head(place.listener, hello, welcome=welcome, tells_address=place.file is None, **common)
-    return Member(hello, reach=place.reach, prepare=lambda welcome: _look_around(plan, welcome), **common)
-
-
-def _look_around(plan: RunPlan, welcome: dict[str, Any]) -> str | None:
-    """What is wrong, on another node than 0, with the run folder that node 0 holds; None if nothing is."""
-    host, name = host_name(os.environ), check_name(str(welcome["run"]))
-    run = RunFolder(plan.runs / name)
-    if plan.settings is not None:
-        if name != plan.name:
-            return f"the run is called {name} on node 0 and {plan.name} on {host}; give all nodes the same --name"
-        if not _sees_holder(run, str(welcome["token"])):
-            return (
-                f"{host} does not see the run folder of node 0, {welcome['folder']}, at {run.path.absolute()}; put "
-                "--runs on a disk that all nodes share"
-            )
-    try:
-        run.attempts.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=run.attempts) as file:
-            file.write(b"here")
-    except OSError as error:
-        return f"{host} can't write to {run.path.absolute()}: {error.strerror}"
-    return None
-
-
-def _sees_holder(run: RunFolder, token: str) -> bool:
-    """Whether the launch `token` holds this very folder. A network disk may show it a little later."""
-    deadline = time.monotonic() + _SHARED_LIMIT_S
-    while (holder := holder_of(run)) is None or holder.token != token:
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def _let_go(claimed: Claim, code: int, screen: Screen) -> None:

@@ -24,6 +24,11 @@ CODE_OF: dict[signal.Signals, int] = {
     signal.SIGUSR2: ExitCode.SAVED,
 }
 
+# How a program ends that obeys a signal which was passed on to it.
+OBEYED = frozenset(
+    code for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) for code in (-number, 128 + number)
+)
+
 
 class Interrupted(KeyboardInterrupt):
     """A signal came before anything was started: whatever was begun is undone on the way out."""

@@ -15,13 +15,14 @@ from rankrun.launch.rank_end import RankEnd
 from rankrun.launch.tracebacks import any_exception
 from rankrun.launch.watch import Hang, ranks_in_words
 
-__all__ = ["RankEnd", "Verdict", "judge"]
+__all__ = ["SETTLE_S", "RankEnd", "Verdict", "judge"]
+
+SETTLE_S = 0.3  # from the first end to the order to stop: ranks that fail by themselves say so meanwhile
 
 _TAIL_LINES = 20
 _ALSO = 3
 _FILE_AND_LINE = re.compile(r":\d+ in ")
 _SEEN_LATER_NS = 1_000_000_000
-_ORDER_NS = 300_000_000  # ranks that go on after the first end are told to leave this long after it, at the earliest
 _TOLD_LATER_NS = 5_000_000_000  # an end on another node: its age counts from when node 0 came to read the report
 _NO_CAUSE = "During handling of the above exception, another exception occurred:"
 
@@ -209,7 +210,7 @@ def _first(ends: Sequence[RankEnd], consequences: frozenset[int], cooperating: b
 
     def is_ordered(end: RankEnd) -> bool:
         """Whether the order came before this end's own words: who is slow to die may have said first why."""
-        return end.ordered and freely is not None and end.ns >= freely + _ORDER_NS
+        return end.ordered and freely is not None and end.ns >= freely + SETTLE_S * 1e9
 
     primary = [end for end in bad if end.rank not in consequences and not is_ordered(end)]
     if any(end.told for end in primary):

@@ -20,7 +20,6 @@ def rank_end(tmp_path):
             _workers=SimpleNamespace(exits={0: Exit(0, 7, code, 5, stopped)}, pids={0: 7}),
             _team=SimpleNamespace(node=0, host="nodea"),
             _cause=cause,
-            _left_early=lambda end: False,
         )
         attempt = SimpleNamespace(
             rank=lambda local_rank: local_rank,
@@ -28,7 +27,8 @@ def rank_end(tmp_path):
             log_file=lambda local_rank: tmp_path / "0.log",
             error_log=lambda local_rank: None,
         )
-        return Agent._rank_end(agent, attempt, 0)
+        observer = SimpleNamespace(left_early=lambda end: False)
+        return Agent._rank_end(agent, attempt, observer, 0)
 
     return make
 

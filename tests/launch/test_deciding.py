@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rankrun.launch.deciding import Bench
+from rankrun.launch.deciding import Bench, Case
 from rankrun.launch.options import RunOptions
 from rankrun.launch.plan import make_plan
 from rankrun.launch.rank_end import RankEnd
@@ -59,9 +59,9 @@ def bench(tmp_path, monkeypatch):
     screen = Heard()
     seat = Bench(plan, screen)
 
-    def decide(*reports, lost=None, hang=None, cause=None, restarts=0, node=0):
+    def decide(*reports, lost=None, silent=None, hang=None, cause=None, restarts=0, node=0):
         by_node = dict(enumerate(reports))
-        return seat.decide(run, 0, by_node, lost or {}, {}, hang=hang, cause=cause, restarts=restarts, node=node)
+        return seat.decide(Case(run, 0, by_node, lost or {}, silent or {}, hang, cause, restarts, node))
 
     return SimpleNamespace(decide=decide, run=run, screen=screen, seat=seat, plan=plan)
 
@@ -86,6 +86,17 @@ def test_three_failures_without_a_checkpoint_end_it_and_one_in_between_does_not(
     last = bench.decide(CRASH, restarts=1)
     assert (last.restart, last.exit_code) == (False, 93)
     assert bench.screen.lines[-1] == "3 failures in a row without a new checkpoint; not tried again"
+
+
+def test_a_silent_node_is_named_and_is_the_cause_only_where_no_rank_is(bench):
+    silence = "node 1 (nodeb) did not say how its ranks ended"
+    assert bench.decide(CRASH, silent={1: "nodeb"}).exit_code == 137
+    assert silence in bench.screen.lines
+    bench.screen.lines.clear()
+    decision = bench.decide(report(end(0, -15, ordered=True)), silent={1: "nodeb"})
+    assert (decision.restart, decision.exit_code) == (True, 1)
+    assert "node 1 (nodeb) can't be reached any more" in decision.line
+    assert silence not in bench.screen.lines
 
 
 MISTAKE = end(0, 1, message="ValueError: no", where="train.py:1")

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
+from multiprocessing.connection import wait
 
 import pytest
 
@@ -20,7 +20,7 @@ def kept():
 
 
 def readable(signals: Signals) -> bool:
-    return bool(select.select([signals], [], [], 0)[0])
+    return bool(wait([signals], 0))
 
 
 def test_signals_are_noted_in_order_and_wake_a_selector(kept):

@@ -360,3 +360,9 @@ def test_what_a_peer_says_is_cut() -> None:
     said = Stack.from_message({"rank": 1, "where": "x" * 10**6, "stopped": "yes"})
     assert said is not None
     assert (len(said.where), said.stopped) == (1000, False)
+
+
+def test_what_a_peer_says_is_printable() -> None:
+    said = Stack.from_message({"rank": 1, "where": "\x1b[2Jtrain.py:1\n\ud800"})
+    assert said is not None
+    assert said.where == r"\x1b[2Jtrain.py:1\n\ud800"

@@ -15,9 +15,8 @@ from typing import Any
 
 from rankrun.errors import RunFolderError, SetupError
 from rankrun.launch.nodes.messages import Decision, Hello, Meeting, read_report, read_text, read_time
-from rankrun.launch.nodes.team import ANSWER_S, Abandoned, Begin, Connected, Judge
+from rankrun.launch.nodes.team import ANSWER_S, Abandoned, Begin, Connected, Judge, Surroundings
 from rankrun.launch.nodes.wire import LONGEST_BYTES, Wire, part
-from rankrun.launch.waiting import Waiter
 
 _HELLO_LIMIT_S = 10.0
 _HELLO_BYTES = 1 << 16
@@ -47,36 +46,17 @@ class Head(Connected):
         self,
         listener: socket.socket,
         hello: Hello,
+        around: Surroundings,
         *,
-        place: str,
         welcome: dict[str, Any],
         tells_address: bool,
-        join_timeout_s: float,
-        stop_grace_s: float,
-        waiter: Waiter,
-        wait: Callable[[float], None],
-        interrupted: Callable[[], bool],
-        say: Callable[[str], None],
-        signals: frozenset[signal.Signals] = frozenset(),
     ) -> None:
-        """`wait` waits for anything that `waiter` watches; `place` is what people typed for this node's address.
-
-        Without `tells_address` every node takes the address at which it reached this one.
-        """
+        """Without `tells_address` every node takes the address at which it reached this one."""
         self._members: dict[int, _Member] = {}
-        super().__init__(hello.nproc, hello.host, signals)
-        self.nnodes = hello.nnodes
+        super().__init__(hello, around)
         self._listener = listener
-        self._hello = hello
-        self._place = place
         self._welcome = welcome
         self._tells_address = tells_address
-        self._join_timeout_s = join_timeout_s
-        self._stop_grace_s = stop_grace_s
-        self._waiter = waiter
-        self._wait = wait
-        self._interrupted = interrupted
-        self._say = say
         self._strangers: list[tuple[Wire, float]] = []
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most_strangers = min(_MOST_STRANGERS, files // _SHARE_OF_FILES) if files > 0 else _MOST_STRANGERS
@@ -87,30 +67,31 @@ class Head(Connected):
         self._left = False
         self._full = False  # no file descriptor is left for whoever else comes
         listener.setblocking(False)
-        waiter.watch(listener)
+        around.waiter.watch(listener)
 
     # Team --------------------------------------------------------------------------------------------------------
 
     def meet(self, begin: Begin) -> Meeting:
         """Wait for all nodes; then begin an attempt and tell all of them. SetupError names those that did not come."""
-        deadline = time.monotonic() + self._join_timeout_s
+        place, limit_s = self._around.place, self._around.join_timeout_s
+        deadline = time.monotonic() + limit_s
         said = ""
         self._running = False
         self._admit()
         while not self._complete():
-            if self._interrupted():
+            if self._around.interrupted():
                 raise Abandoned
             missing = [str(node) for node in range(1, self.nnodes) if not self._is_here(node)]
             if time.monotonic() > deadline:
                 raise SetupError(
-                    f"{len(missing)} of {self.nnodes} nodes did not come to {self._place} within "
-                    f"{self._join_timeout_s:g} s: node {', '.join(missing[:20])}{' …' if len(missing) > 20 else ''}"
+                    f"{len(missing)} of {self.nnodes} nodes did not come to {place} within {limit_s:g} s: "
+                    f"node {', '.join(missing[:20])}{' …' if len(missing) > 20 else ''}"
                 )
-            line = f"waiting at {self._place} for node {', '.join(missing[:20])} of {self.nnodes} nodes"
+            line = f"waiting at {place} for node {', '.join(missing[:20])} of {self.nnodes} nodes"
             if missing and line != said:
-                self._say(f"{line}, up to {self._join_timeout_s:g} s")
+                self._around.say(f"{line}, up to {limit_s:g} s")
                 said = line
-            self._wait(1.0)
+            self._around.wait(1.0)
             self._look()
         attempt, address, port = begin()
         others = [self._members[node].hello for node in range(1, self.nnodes)]
@@ -154,10 +135,10 @@ class Head(Connected):
     def conclude(self, report: dict[str, Any], judge: Judge) -> Decision:
         """Hear how every node ended, judge, and tell all."""
         self.announce()
-        deadline = time.monotonic() + self._stop_grace_s + ANSWER_S
+        deadline = time.monotonic() + self._around.stop_grace_s + ANSWER_S
         self._look()
         while self._silent() and time.monotonic() < deadline:
-            self._wait(0.5)
+            self._around.wait(0.5)
             self._look()
         lost = dict(self._lost)
         silent = {node: self._members[node].hello.host for node in self._silent()}
@@ -189,8 +170,8 @@ class Head(Connected):
         wires = [*self._wires(), *(wire for wire, _ in self._strangers)]
         for wire in wires:
             wire.send(goodbye)
-            self._waiter.forget(wire)
-        self._waiter.forget(self._listener)
+            self._around.waiter.forget(wire)
+        self._around.waiter.forget(self._listener)
         self._listener.close()
         part(wires, _GOODBYE_S)
 
@@ -231,7 +212,7 @@ class Head(Connected):
     def _accept(self) -> None:
         """Take in who has come. Out of descriptors, the oldest stranger goes, or the next look tries again."""
         if self._full:
-            self._waiter.watch(self._listener)
+            self._around.waiter.watch(self._listener)
             self._full = False
         coming = select.poll()  # without a descriptor accept fails also where nobody waits
         coming.register(self._listener, select.POLLIN)
@@ -244,7 +225,7 @@ class Head(Connected):
                 if error.errno not in (errno.EMFILE, errno.ENFILE):
                     return  # it was gone before it was taken in
                 if not self._strangers:
-                    self._waiter.forget(self._listener)  # it would wake this agent without a pause
+                    self._around.waiter.forget(self._listener)  # it would wake this agent without a pause
                     self._full = True
                     return
                 self._drop(self._strangers.pop(0)[0])
@@ -260,7 +241,7 @@ class Head(Connected):
         except OSError:  # gone again
             connection.close()
             return
-        self._waiter.watch(wire)
+        self._around.waiter.watch(wire)
         self._strangers.append((wire, time.monotonic() + _HELLO_LIMIT_S))
 
     def _hear_strangers(self) -> None:
@@ -338,11 +319,11 @@ class Head(Connected):
         if self._running and member.report is None:
             self._lost[node] = member.hello.host
         elif not self._running:
-            self._say(f"node {node} ({member.hello.host}) has gone")
+            self._around.say(f"node {node} ({member.hello.host}) has gone")
         member.prepared = False
 
     def _drop(self, wire: Wire) -> None:
-        self._waiter.forget(wire)
+        self._around.waiter.forget(wire)
         wire.close()
 
     def _send(self, member: _Member, message: dict[str, Any]) -> None:

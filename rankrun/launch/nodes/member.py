@@ -11,9 +11,8 @@ from typing import Any
 
 from rankrun.errors import OptionError, SetupError
 from rankrun.launch.nodes.messages import Decision, Hello, Meeting, Welcome, read_text
-from rankrun.launch.nodes.team import ANSWER_S, Abandoned, Begin, Connected, Judge, Refused
+from rankrun.launch.nodes.team import ANSWER_S, Abandoned, Begin, Connected, Judge, Refused, Surroundings
 from rankrun.launch.nodes.wire import Wire
-from rankrun.launch.waiting import Waiter
 
 _TRY_LIMIT_S = 2.0
 _TRY_AGAIN_S = 0.5
@@ -33,33 +32,17 @@ class Member(Connected):
     def __init__(
         self,
         hello: Hello,
+        around: Surroundings,
         *,
         reach: Callable[[float], socket.socket],
-        place: str,
         prepare: Callable[[dict[str, Any]], str | None],
-        join_timeout_s: float,
-        stop_grace_s: float,
-        waiter: Waiter,
-        wait: Callable[[float], None],
-        interrupted: Callable[[], bool],
-        say: Callable[[str], None],
-        signals: frozenset[signal.Signals] = frozenset(),
     ) -> None:
         """`reach` connects to node 0 or raises OSError; `prepare` gets its welcome and says what is wrong with it."""
         self._wire: Wire | None = None
-        super().__init__(hello.nproc, hello.host, signals)
-        self.nnodes = hello.nnodes
+        super().__init__(hello, around)
         self.node = -1
-        self._hello = hello
         self._reach = reach
-        self._place = place
         self._prepare = prepare
-        self._join_timeout_s = join_timeout_s
-        self._stop_grace_s = stop_grace_s
-        self._waiter = waiter
-        self._wait = wait
-        self._interrupted = interrupted
-        self._say = say
         self._start: Meeting | None = None
         self._decision: Decision | None = None
         self._stop = False
@@ -75,30 +58,30 @@ class Member(Connected):
 
     def meet(self, begin: Begin) -> Meeting:
         """Find node 0 and wait until it begins an attempt. SetupError when it is not found or does not begin."""
-        deadline = time.monotonic() + self._join_timeout_s
+        place, limit_s = self._around.place, self._around.join_timeout_s
+        deadline = time.monotonic() + limit_s
         self._decision, self._stop, self._stacks = None, False, False
         self._told_done = self._told_hang = False
         said = False
         while self._start is None:
-            if self._interrupted():
+            if self._around.interrupted():
                 raise Abandoned
             if not self._welcomed and time.monotonic() > deadline:
                 if self._awaited:
                     raise SetupError(
-                        f"node 0 at {self._place} had no place for this node within {self._join_timeout_s:g} s: "
-                        f"{self._awaited}"
+                        f"node 0 at {place} had no place for this node within {limit_s:g} s: {self._awaited}"
                     )
                 raise SetupError(
-                    f"node 0 did not answer at {self._place} within {self._join_timeout_s:g} s ({self._why}); is it "
+                    f"node 0 did not answer at {place} within {limit_s:g} s ({self._why}); is it "
                     "started there, and may this node reach that port?"
                 )
             if self._wire is None:
                 self._find()
                 if self._wire is None and not said:
-                    self._say(f"waiting for node 0 at {self._place}, up to {self._join_timeout_s:g} s")
+                    self._around.say(f"waiting for node 0 at {place}, up to {limit_s:g} s")
                     said = True
             else:
-                self._wait(1.0)
+                self._around.wait(1.0)
             self._look()
             if self._decision is not None:
                 raise Dismissed(self._decision.exit_code, self._decision.line)
@@ -135,15 +118,15 @@ class Member(Connected):
         """What node 0 decides; where it is gone, what `judge` makes of this node's own report."""
         self._send({"report": report, "now_ns": report.get("now_ns")})
         # Node 0 waits for the slowest of us, and judges after that.
-        deadline = time.monotonic() + self._stop_grace_s + 2 * ANSWER_S
+        deadline = time.monotonic() + self._around.stop_grace_s + 2 * ANSWER_S
         self._look()
         while self._decision is None and self._wire is not None and time.monotonic() < deadline:
-            self._wait(0.5)
+            self._around.wait(0.5)
             self._look()
         if self._decision is not None:
             return self._decision
         self._lose()
-        decision = judge({self.node: report}, {0: self._head or self._place}, {})
+        decision = judge({self.node: report}, {0: self._head or self._around.place}, {})
         self.restarts += decision.restart
         return replace(decision, line="")  # it has been said
 
@@ -172,12 +155,12 @@ class Member(Connected):
             wire = Wire(self._reach(_TRY_LIMIT_S))
         except OSError as error:
             self._why = str(error)
-            self._wait(_TRY_AGAIN_S)
+            self._around.wait(_TRY_AGAIN_S)
             return
         self._why = "what answers there is no agent of rankrun"
         self.here = wire.here
         self._wire = wire
-        self._waiter.watch(wire)
+        self._around.waiter.watch(wire)
         wire.send(self._hello.as_message())
 
     def _look(self) -> None:
@@ -194,7 +177,7 @@ class Member(Connected):
     def _lose(self) -> None:
         wire, self._wire, self._start = self._wire, None, None
         if wire is not None:
-            self._waiter.forget(wire)
+            self._around.waiter.forget(wire)
             wire.close()
 
     def _send(self, message: dict[str, Any]) -> None:
@@ -213,7 +196,7 @@ class Member(Connected):
                 raise Refused(read_text(message["refused"]))
             elif "wait" in message:
                 self._awaited = read_text(message["wait"])
-                self._say(f"node 0 at {self._place} answers: {self._awaited}")
+                self._around.say(f"node 0 at {self._around.place} answers: {self._awaited}")
             elif "start" in message:
                 if not self._welcomed:
                     raise ValueError("nobody has named this node's place")

@@ -8,11 +8,13 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from rankrun.launch.nodes.messages import Decision, Meeting
+from rankrun.launch.nodes.messages import Decision, Hello, Meeting
 from rankrun.launch.nodes.wire import Wire
 from rankrun.launch.signals import NOTICES
+from rankrun.launch.waiting import Waiter
 
 BEAT_S = 1.0
 SILENT_S = 10.0  # a dead process closes its connection at once; this is for cut links and machines without power
@@ -96,13 +98,30 @@ class Team:
         """The end: say goodbye to whoever is still there, and close everything. A second call does nothing."""
 
 
+@dataclass(frozen=True)
+class Surroundings:
+    """What a node that meets others has around it. `wait` waits for anything that `waiter` watches."""
+
+    place: str  # what people know node 0's address by
+    join_timeout_s: float
+    stop_grace_s: float
+    waiter: Waiter
+    wait: Callable[[float], None]
+    interrupted: Callable[[], bool]  # a signal has come after which nothing new is begun
+    say: Callable[[str], None]
+    signals: frozenset[signal.Signals] = frozenset()  # handled besides the usual ones; a peer passes on no others
+
+
 class Connected(Team, ABC):
     """What head and members share: signals, and beats from a thread, so that a busy agent is not taken for dead."""
 
-    def __init__(self, nproc: int, host: str, signals: frozenset[signal.Signals]) -> None:
-        """`signals` are those that the launch handles besides the usual ones; a peer passes on no others."""
-        super().__init__(nproc, host)
-        self._passed_on = {*NOTICES, signal.SIGQUIT, *signals} - {signal.SIGUSR1}  # which is for a node's own ranks
+    def __init__(self, hello: Hello, around: Surroundings) -> None:
+        super().__init__(hello.nproc, hello.host)
+        self.nnodes = hello.nnodes
+        self._hello = hello
+        self._around = around
+        # SIGUSR1 is for a node's own ranks.
+        self._passed_on = {*NOTICES, signal.SIGQUIT, *around.signals} - {signal.SIGUSR1}
         self._heard: list[signal.Signals] = []
         self._looked_ns = time.monotonic_ns()
         self._ended = threading.Event()

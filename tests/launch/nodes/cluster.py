@@ -10,7 +10,7 @@ from dataclasses import replace
 from rankrun.launch.nodes.head import Head
 from rankrun.launch.nodes.member import Member
 from rankrun.launch.nodes.messages import Hello, Meeting
-from rankrun.launch.nodes.team import Team
+from rankrun.launch.nodes.team import Surroundings, Team
 from rankrun.launch.waiting import Waiter
 
 HELLO = Hello("run", None, 2, 2, "nodea", "job.py", "2.14", "token")
@@ -26,31 +26,29 @@ class Cluster:
         self.interrupted = False
         self.teams: list[Team] = []
 
-    def _common(self) -> dict:
+    def _around(self, **changes: object) -> Surroundings:
         waiter = Waiter()
-        return {
-            "place": "node 0's place",
-            "join_timeout_s": 20.0,
-            "stop_grace_s": 0.5,
-            "waiter": waiter,
-            "wait": waiter.wait,
-            "interrupted": lambda: self.interrupted,
-            "say": self.said.append,
-        }
-
-    def head(self, hello: Hello = HELLO, **changes: object) -> Head:
-        common = (
-            self._common()
-            | {"welcome": {"host": "nodea", "run": "r", "token": "t", "folder": "/r"}, "tells_address": True}
-            | changes
+        around = Surroundings(
+            place="node 0's place",
+            join_timeout_s=20.0,
+            stop_grace_s=0.5,
+            waiter=waiter,
+            wait=waiter.wait,
+            interrupted=lambda: self.interrupted,
+            say=self.said.append,
         )
-        self.teams.append(head := Head(self.listener, hello, **common))
+        return replace(around, **changes)
+
+    def head(self, hello: Hello = HELLO, *, tells_address: bool = True, **changes: object) -> Head:
+        welcome = {"host": "nodea", "run": "r", "token": "t", "folder": "/r"}
+        head = Head(self.listener, hello, self._around(**changes), welcome=welcome, tells_address=tells_address)
+        self.teams.append(head)
         return head
 
-    def member(self, hello: Hello = HELLO, **changes: object) -> Member:
-        hello = replace(hello, host="nodeb")
-        common = self._common() | {"prepare": lambda welcome: None} | changes
-        self.teams.append(member := Member(hello, reach=self.reach, **common))
+    def member(self, hello: Hello = HELLO, *, prepare=lambda welcome: None, **changes: object) -> Member:
+        around = self._around(**changes)
+        member = Member(replace(hello, host="nodeb"), around, reach=self.reach, prepare=prepare)
+        self.teams.append(member)
         return member
 
     def reach(self, limit_s: float) -> socket.socket:

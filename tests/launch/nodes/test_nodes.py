@@ -208,15 +208,19 @@ def test_who_comes_back_too_early_waits_for_the_place(cluster):
     assert (first.restart, second.restart) == (1, 1)
 
 
-def test_a_member_without_node_0_judges_by_itself(cluster):
+@pytest.mark.parametrize(("says_goodbye", "code", "asked"), [(True, 1, []), (False, 9, [({1}, {0})])])
+def test_a_member_without_node_0_judges_by_itself_unless_it_was_told(cluster, says_goodbye, code, asked):
     head, member, _, _ = met(cluster)
-    head.leave(1)
+    if says_goodbye:
+        head.leave(1)
+    else:
+        head._members[1].wire.close()
     until(member.failed)
+    judged = []
     decision = member.conclude(
-        {"word": 1}, lambda reports, lost, silent: Decision(set(reports) == {1} and 0 in lost, 9)
+        {"word": 1}, lambda reports, lost, silent: judged.append((set(reports), set(lost))) or Decision(False, 9)
     )
-    # Node 0 had said goodbye; without a word (a kill) the member's own judge is asked.
-    assert decision.exit_code in (1, 9)
+    assert (decision.exit_code, judged) == (code, asked)
 
 
 def test_signals_reach_every_node_once(cluster):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import select
 import socket
 import threading
+from multiprocessing.connection import wait
 
 import pytest
 
@@ -26,7 +26,7 @@ def ends():
 
 
 def readable(end):
-    assert select.select([end], [], [], 20)[0]
+    assert wait([end], 20)
 
 
 def everything(end):
