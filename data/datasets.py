@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from .blocks import BlockOrder, Blocks, Order, choose_blocks
 from .cost import cost
 from .decode import DecoderName, ImageDecoder, resolve_decoder
-from .errors import ClassesError, OptionError
+from .errors import ClassesError, OptionError, sized
 from .meta import MetaFile, Source
 from .order import Permutation, rows_at
 from .sampling import Sample, SampleReader, kept_randomness
@@ -282,10 +282,10 @@ class RankDataset(ImageRows):
         rows, shard, read = cost(self.n, size, world_size=self.world_size, read=self.read, lanes=lanes)
         held = "no shard: rows are fetched when they are served"
         if self.read == "shard":
-            held = f"{_size(shard)} per rank and epoch, twice that while the next is prepared"
+            held = f"{sized(shard)} per rank and epoch, twice that while the next is prepared"
         return (
             self.meta.told,
-            f"order {self.order}: a rank takes {rows:,} of {self.n:,} rows and reads {_size(read)} of {_size(size)}",
+            f"order {self.order}: a rank takes {rows:,} of {self.n:,} rows and reads {sized(read)} of {sized(size)}",
             f"read {self.read}: {held}",
         )
 
@@ -374,11 +374,3 @@ def _blocks(order: str | Blocks, meta: MetaFile) -> Blocks | None:
     if order == "row":
         return None
     raise OptionError(f"order {order!r}: legal are row, block (data.order)")
-
-
-def _size(count: int) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
-            break
-        count /= 1024  # type: ignore[assignment]
-    return f"{count:.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:.3g} {unit}"

@@ -30,6 +30,16 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
+def sized(bytes_: float) -> str:
+    """ "28 bytes", "1.5 KiB", "100 GiB"."""
+    amount, unit = float(bytes_), "bytes"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if amount < 1023.5:
+            break
+        amount, unit = amount / 1024, larger
+    return f"{amount:.0f} {unit}" if unit == "bytes" or amount >= 99.95 else f"{amount:.1f} {unit}"
+
+
 class DataError(Exception):
     """One or more problems with data, each a line that says what was given, what is legal and what to do."""
 

@@ -61,6 +61,17 @@ class Batch:
         return replace(self, **moved)
 
 
+@dataclass(frozen=True)
+class _Service:
+    """What is served to one rank, and how; the same for all epochs."""
+
+    dataset: RankDataset | IndexedDataset
+    split: Split
+    shuffle: bool
+    epochs: int | None
+    workers: WorkerSettings
+
+
 class Loader:
     """What build_loader gives; `epoch(e)` may be called for any epoch, in any order.
 
@@ -68,20 +79,9 @@ class Loader:
     before is consumed. `close()`, or the end of the `with` block, ends them; so does the loader's own end.
     """
 
-    def __init__(
-        self,
-        dataset: RankDataset | IndexedDataset,
-        split: Split,
-        *,
-        shuffle: bool,
-        epochs: int | None,
-        workers: WorkerSettings,
-    ) -> None:
-        self._dataset = dataset
-        self._split = split
-        self._shuffle = shuffle
-        self._epochs = epochs
-        self._workers = workers
+    def __init__(self, service: _Service) -> None:
+        self._service = service
+        self._dataset, self._split, self._shuffle = service.dataset, service.split, service.shuffle
         self._idle: list[_Stream] = []  # what waits for the next epoch: one at most
         self._running: list[_Stream] = []  # what an iterator that was not exhausted reads from
         weakref.finalize(self, _close_all, self._idle)
@@ -158,7 +158,7 @@ class Loader:
             stream = self._idle.pop()
         else:
             _close_all(self._idle)
-            stream = _Stream(self._dataset, self._split, self._shuffle, self._epochs, self._workers)
+            stream = _Stream(self._service)
         self._running.append(stream)
         try:
             for micro, loaded in stream.epoch(epoch, start):
@@ -213,25 +213,17 @@ class _Stream:
     there always is one, since the epoch that follows the consumed one is never held back.
     """
 
-    def __init__(
-        self,
-        dataset: RankDataset | IndexedDataset,
-        split: Split,
-        shuffle: bool,
-        epochs: int | None,
-        workers: WorkerSettings,
-    ) -> None:
-        self._split = split
-        self._shuffle = shuffle
-        self._epochs = epochs
-        self._workers = workers
-        self._dataset = dataset
+    def __init__(self, service: _Service) -> None:
+        dataset, split = service.dataset, service.split
+        self._split, self._shuffle = split, service.shuffle
+        self._epochs, self._workers = service.epochs, service.workers
         self._shards: Shards | None = None
         if isinstance(dataset, RankDataset):
             last = (split.steps - 1) * split.global_batch
-            self._dataset = dataset = dataset.for_loader(stop=split.stop(last), shuffle=shuffle)
+            dataset = dataset.for_loader(stop=split.stop(last), shuffle=service.shuffle)
             if dataset.slots is not None:
                 self._shards = Shards(dataset.slots)
+        self._dataset = dataset
         self._fetch: Fetch | None = None
         self._next: tuple[int, int] | None = None
         self._consumed = 0  # the epoch whose batches are being given out
@@ -377,7 +369,7 @@ def build_loader(
         raise OptionError(f"worker_start {worker_start!r}: legal are {', '.join(STARTS)} (data.worker_start)")
     split = Split(dataset.n, global_batch, world_size, rank, tail or dataset.tail, micro_batch)
     settings = WorkerSettings(workers, worker_start, pin_memory)
-    return Loader(dataset, split, shuffle=shuffle, epochs=epochs, workers=settings)
+    return Loader(_Service(dataset, split, shuffle, epochs, settings))
 
 
 def _close_all(streams: list[_Stream]) -> None:

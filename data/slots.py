@@ -100,10 +100,6 @@ class Slots:
             job.build(self.file(epoch).fd)
         return self.shard(epoch)
 
-    @property
-    def size_bytes(self) -> int:
-        return sum(len(file) for file in self._files)
-
     def __getstate__(self) -> dict[str, object]:
         # by handle to a process that is being started, and empty everywhere else: it can be built again
         return self.__dict__ | {"_mapped": {}} if get_spawning_popen() is not None else {"_mapped": {}}

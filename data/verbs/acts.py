@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import DataError, MetaFileError, OptionError, counted
+from ..errors import DataError, MetaFileError, OptionError, counted, sized
 from .progress import Progress, rows
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def index(options: argparse.Namespace) -> Outcome:
     classes = counted(meta.num_classes, "class", "classes")
     lines = [meta.told, f"{rows(meta.n)}, {classes}", f"fingerprint: {meta.fingerprint}"]
     if listed:
-        lines.append(f"list: {meta.files[0].path}, {_size(meta.size_bytes)}, made or found {passed}")
+        lines.append(f"list: {meta.files[0].path}, {sized(meta.size_bytes)}, made or found {passed}")
     errors = []
     for file in meta.files:
         place = file.census.sidecar
@@ -119,7 +119,7 @@ def index(options: argparse.Namespace) -> Outcome:
         size = place.stat().st_size
         how = "was there already" if _made_at(file.path, options.cache) == before.get(file.path) else f"made {passed}"
         share = 100 * size / file.size_bytes
-        lines.append(f"index: {place}, {_size(size)}, {_percent(share)} of {_size(file.size_bytes)}, {how}")
+        lines.append(f"index: {place}, {sized(size)}, {_percent(share)} of {sized(file.size_bytes)}, {how}")
     return Outcome(lines, errors)
 
 
@@ -189,7 +189,7 @@ def pack(options: argparse.Namespace) -> Outcome:
             progress=told,
         )
     shards = counted(packed.shards, "shard")
-    lines = [f"packed: {packed.meta}, {rows(packed.rows)} in {shards}, {_size(packed.size_bytes)}"]
+    lines = [f"packed: {packed.meta}, {rows(packed.rows)} in {shards}, {sized(packed.size_bytes)}"]
     if packed.kept:
         lines.append(f"there already: {counted(packed.kept, 'shard')}")
     if packed.skipped:
@@ -294,15 +294,6 @@ def as_json(option: str, given: str) -> Any:
         return json.loads(given)
     except ValueError as error:
         raise OptionError(f"{option} {given}: is no JSON: {error}") from None
-
-
-def _size(bytes_: float) -> str:
-    amount, unit = float(bytes_), "bytes"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if amount < 1023.5:
-            break
-        amount, unit = amount / 1024, larger
-    return f"{amount:.0f} {unit}" if unit == "bytes" or amount >= 99.95 else f"{amount:.1f} {unit}"
 
 
 def _percent(share: float) -> str:

@@ -205,7 +205,7 @@ def test_what_is_said_of_an_order_and_its_cost(write: Write) -> None:
     assert ranked.told == (
         f"{path}: lines 'path label'",
         "order row: a rank takes 1,000 of 4,000 rows and reads 54.7 KiB of 54.7 KiB",
-        "read shard: 22 KiB per rank and epoch, twice that while the next is prepared",
+        "read shard: 22.0 KiB per rank and epoch, twice that while the next is prepared",
     )
     direct = RankDataset(path, 4, 1, classes=3, read="direct", order=Blocks(8, 4096))
     assert direct.order == "block of 4096 bytes in 8 lanes"

@@ -6,7 +6,7 @@ import pytest
 
 import data
 from data import errors
-from data.errors import DataError
+from data.errors import DataError, sized
 
 
 def test_codes_are_distinct_and_drawn() -> None:
@@ -42,3 +42,19 @@ def test_exported_names() -> None:
     assert set(dir(data)) == set(data.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = data.nothing  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (0, "0 bytes"),
+        (1023, "1023 bytes"),
+        (1024, "1.0 KiB"),
+        (102_348, "99.9 KiB"),
+        (102_359, "100 KiB"),
+        (1_048_166, "1.0 MiB"),
+        (5 << 40, "5.0 TiB"),
+    ],
+)
+def test_sizes_are_short(count: int, said: str) -> None:
+    assert sized(count) == said
