@@ -2,6 +2,7 @@
 
 VENV    ?= .venv
 NPROC   ?= 2
+WORKERS ?= 4
 CONFIG  ?=
 EPOCHS  ?=
 FASHION ?=
@@ -10,6 +11,8 @@ ARGS    ?=
 BENCH   ?= launch restart starts index shard order boundary memory
 
 PY := "$(VENV)/bin/python"
+# Many tests wait for processes of their own, so more workers than processors are no waste.
+PARALLEL := -n $(WORKERS) --dist loadgroup
 # A forked process may not use Apple's frameworks, so there every rank is a process of its own.
 START := $(if $(filter Darwin,$(shell uname -s)),--start exec)
 # Another number of epochs is another run, so it gets a folder of its own.
@@ -23,6 +26,7 @@ help: ## this list
 	@echo
 	@echo "  VENV=folder (default .venv)   PYTHON=interpreter   TORCH=system reuses an installed torch"
 	@echo "  NPROC=ranks (default 2)       ARGS=more words for run, test and bench"
+	@echo "  WORKERS=processes of test (default 4)"
 
 setup: ## make the environment in .venv, with the tested versions; quick when nothing changed
 	@VENV="$(VENV)" TORCH="$(TORCH)" sh tools/setup.sh
@@ -45,10 +49,10 @@ run: setup ## train what a config says: make run CONFIG=configs/digits.yaml NPRO
 	$(PY) launch.py run "$(CONFIG)" --nproc $(NPROC) $(START) $(ARGS)
 
 test: setup ## all tests; the last lines say what was left out and why
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest $(PARALLEL) $(ARGS)
 
 test-fast: setup ## the tests without the slow ones
-	$(PY) -m pytest -m "not slow" $(ARGS)
+	$(PY) -m pytest $(PARALLEL) -m "not slow" $(ARGS)
 
 faults: setup ## the whole failure table, with times, printed (half an hour)
 	$(PY) -m pytest -s -q --exhaustive tests/system/test_failures.py $(ARGS)

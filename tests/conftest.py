@@ -24,6 +24,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,8 +119,9 @@ NEEDS = {
     "fashion-mnist": Need(_no_fashion_mnist, "apt-get install dataset-fashion-mnist"),
 }
 
-MORE = pytest.StashKey[int]()
-LEFT_OUT = pytest.StashKey[dict[str, list[str]]]()
+
+# Tests with such a marker run only where the option of its name is given; the last lines count them.
+MORE = {"exhaustive": "more cells of the failure table: make faults"}
 
 
 def required() -> set[str]:
@@ -136,12 +138,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--exhaustive"):
-        return
-    more = [item for item in items if item.get_closest_marker("exhaustive")]
-    config.hook.pytest_deselected(items=more)
-    items[:] = [item for item in items if item not in set(more)]
-    config.stash[MORE] = len(more)
+    for item in items:
+        if any("slurm" in marker.args for marker in item.iter_markers("needs")):
+            item.add_marker(pytest.mark.xdist_group("slurm"))  # one worker runs them all, with one cluster
+    for marker in MORE:
+        if config.getoption(f"--{marker}"):
+            continue
+        more = [item for item in items if item.get_closest_marker(marker)]
+        config.hook.pytest_deselected(items=more)
+        items[:] = [item for item in items if item not in set(more)]
+        config.stash[LEFT_OUT].more[marker] = len(more)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -150,7 +156,8 @@ def pytest_configure(config: pytest.Config) -> None:
         # A run under nohup, or behind a shell's `&`, stays deaf, but what it starts must not inherit that.
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
-    config.stash[LEFT_OUT] = {}
+    config.stash[LEFT_OUT] = LeftOut()
+    config.pluginmanager.register(config.stash[LEFT_OUT])
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -167,30 +174,43 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(line)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    report = yield
-    if report.skipped and not hasattr(report, "wasxfail") and isinstance(report.longrepr, tuple):
-        reason = report.longrepr[2].removeprefix("Skipped: ")
-        item.config.stash[LEFT_OUT].setdefault(reason, []).append(item.nodeid)
-    return report
+class LeftOut:
+    """What a run leaves out, and why; where workers run the tests (`-n`), their controller hears it from them."""
+
+    def __init__(self) -> None:
+        self.tests: dict[str, list[str]] = {}  # by reason
+        self.more: dict[str, int] = {}  # by marker
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.skipped and not hasattr(report, "wasxfail") and isinstance(report.longrepr, tuple):
+            reason = report.longrepr[2].removeprefix("Skipped: ")
+            self.tests.setdefault(reason, []).append(report.nodeid.removesuffix("@slurm"))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        self.more = getattr(node, "workeroutput", {}).get("more", self.more)
+
+    # Outermost, so that these are the last lines, below pytest's own count.
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Iterator[None]:
+        if hasattr(session.config, "workeroutput"):
+            session.config.workeroutput["more"] = self.more
+        result = yield
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:  # a worker has none
+            for line in self.lines():
+                reporter.write_line(line)
+        return result
+
+    def lines(self) -> Iterator[str]:
+        told = {r if r.startswith("not run, because") else f"skipped: {r}": tests for r, tests in self.tests.items()}
+        for reason, tests in sorted(told.items()):
+            yield f"{len(tests)} test{'s' if len(tests) > 1 else ''} {reason}"
+            yield from (f"    {test}" for test in sorted(tests))
+        yield from (f"{count} {MORE[marker]}" for marker, count in self.more.items() if count)
 
 
-# Outermost, so that these are the last lines, below pytest's own count.
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
-    result = yield
-    left_out = session.config.stash[LEFT_OUT]
-    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None:
-        for reason, tests in left_out.items():
-            reason = reason if reason.startswith("not run, because") else f"skipped: {reason}"
-            reporter.write_line(f"{len(tests)} test{'s' if len(tests) > 1 else ''} {reason}")
-            for test in tests:
-                reporter.write_line(f"    {test}")
-        if more := session.config.stash.get(MORE, 0):
-            reporter.write_line(f"{more} more cells of the failure table: make faults")
-    return result
+LEFT_OUT = pytest.StashKey[LeftOut]()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +16,8 @@ from tests.training.helpers import write_digits
 
 pytestmark = [pytest.mark.needs("linux"), pytest.mark.slow]
 
-# As short as a loaded machine allows: with a limit that is given, the start-up has to keep to it too.
-LIMIT_S = 15
+# With a limit that is given, the start-up has to keep to it too, also on a machine that runs other tests besides.
+LIMIT_S = 25
 
 JOIN = """
 import ctypes, os, sys, time
@@ -66,7 +67,7 @@ with Beat.open(os.environ["RANKRUN_BEAT"]) as beat:
         dist.all_reduce(ones)
 """
 TALKS_NOW_AND_THEN = """
-for _ in range(5):
+for _ in range(7):
     time.sleep(5)
     if rank == 1: print("still here", flush=True)
     dist.all_reduce(ones)
@@ -77,7 +78,7 @@ import pdb
 typed = open(os.open("typed", os.O_RDWR))
 if rank == 0: pdb.Pdb(stdin=typed, stdout=sys.stdout).set_trace()
 else:
-    time.sleep(35)
+    time.sleep(40)
     os.write(os.open("typed", os.O_WRONLY), b"c\\n")
 dist.all_reduce(ones)
 """
@@ -144,7 +145,9 @@ def test_a_script_that_hangs_is_named_and_ended(doors, body, stands, waiting, st
     done = doors.run("--nproc", 3, "--hang-timeout", LIMIT_S, "job.py")
     assert done.process.returncode == 124, done.output
     assert f"rank {stands} on " in done.output
-    assert f"hung: no sign of life for {LIMIT_S} s, at most {LIMIT_S} s are allowed; {waiting} waited" in done.output
+    assert re.search(
+        rf"hung: no sign of life for \d+ s, at most {LIMIT_S} s are allowed; {waiting} waited", done.output
+    )
     run = only_run(doors.folder)
     assert (verdict(run)["rank"], verdict(run)["exit_code"]) == (stands, 124)
     texts = stacks(run)

@@ -207,7 +207,7 @@ def test_commands_that_do_not_belong_together_are_refused(doors, hosts, other, s
 
 def test_a_hang_is_told_with_the_stacks_of_all_hosts(doors, hosts):
     standing = "def stand():\n    while True: time.sleep(0.01)\nif rank == 1: stand()\ndist.barrier()\n"
-    launches = Launches(doors, hosts, 3, JOIN + standing, "--hang-timeout", 10)
+    launches = Launches(doors, hosts, 3, JOIN + standing, "--hang-timeout", 20)
     assert launches.codes() == [124, 124, 124], launches.outputs
     found = launches.verdict(0)
     assert (found["rank"], found["host"]) == (1, "nodeb"), found
