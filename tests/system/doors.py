@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import connection
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,6 +120,11 @@ def clean_environment() -> dict[str, str]:
     foreign = ("RANK", "LOCAL_", "WORLD_SIZE", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC", "SLURM", "PET_", "OMP_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return {**kept, "PYTHONPATH": ""}
+
+
+def ended(pidfd: int, limit_s: float = 60.0) -> bool:
+    """Wait for a process that may be anybody's child, by `os.pidfd_open`; False if it still lives after the limit."""
+    return bool(connection.wait([pidfd], limit_s))  # unlike select, for any descriptor's number
 
 
 def children(pid: int) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.doors import ROOT, children
+from tests.system.doors import ROOT, children, ended
 from tests.system.hosts import Hosts
 
 pytestmark = [pytest.mark.needs("linux", "netns"), pytest.mark.slow]
@@ -108,7 +107,7 @@ def test_nothing_is_left_of_hosts_whose_test_was_killed(doors):
     waits = [os.pidfd_open(pid) for pid in anchors]
     test.process.send_signal(signal.SIGKILL)
     for wait in waits:
-        assert select.select([wait], [], [], 60)[0], "a host outlives its test"
+        assert ended(wait), "a host outlives its test"
         os.close(wait)
 
 

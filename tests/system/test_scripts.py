@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.doors import ROOT, children
+from tests.system.doors import ROOT, children, ended
 
 pytestmark = [pytest.mark.needs("linux"), pytest.mark.slow]
 
@@ -444,7 +444,10 @@ def test_what_was_running_before_the_launch_is_left_alone(doors):
     assert command.process.wait(60) == 0
     monitor = int((doors.folder / "monitor").read_text())
     assert command.family() == [monitor]
+    end = os.pidfd_open(monitor)
     os.kill(monitor, signal.SIGKILL)
+    assert ended(end)
+    os.close(end)
 
 
 def test_stacks_are_never_written_into_a_file_of_the_program(doors):
