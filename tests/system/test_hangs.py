@@ -145,9 +145,11 @@ def test_a_script_that_hangs_is_named_and_ended(doors, body, stands, waiting, st
     done = doors.run("--nproc", 3, "--hang-timeout", LIMIT_S, "job.py")
     assert done.process.returncode == 124, done.output
     assert f"rank {stands} on " in done.output
-    assert re.search(
-        rf"hung: no sign of life for \d+ s, at most {LIMIT_S} s are allowed; {waiting} waited", done.output
+    told = re.search(
+        rf"hung: no sign of life for (\d+) s, at most {LIMIT_S} s are allowed; {waiting} waited", done.output
     )
+    assert told is not None, done.output
+    assert int(told[1]) >= LIMIT_S
     run = only_run(doors.folder)
     assert (verdict(run)["rank"], verdict(run)["exit_code"]) == (stands, 124)
     texts = stacks(run)
