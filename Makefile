@@ -12,7 +12,7 @@ BENCH   ?= launch restart starts index shard order boundary memory
 
 PY := "$(VENV)/bin/python"
 # Many tests wait for processes of their own, so more workers than processors are no waste.
-PARALLEL := -n $(WORKERS) --dist loadgroup
+PARALLEL := -n $(WORKERS)
 # A forked process may not use Apple's frameworks, so there every rank is a process of its own.
 START := $(if $(filter Darwin,$(shell uname -s)),--start exec)
 # Another number of epochs is another run, so it gets a folder of its own.

@@ -138,9 +138,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for item in items:
-        if any("slurm" in marker.args for marker in item.iter_markers("needs")):
-            item.add_marker(pytest.mark.xdist_group("slurm"))  # one worker runs them all, with one cluster
     for marker in MORE:
         if config.getoption(f"--{marker}"):
             continue
@@ -184,7 +181,7 @@ class LeftOut:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.skipped and not hasattr(report, "wasxfail") and isinstance(report.longrepr, tuple):
             reason = report.longrepr[2].removeprefix("Skipped: ")
-            self.tests.setdefault(reason, []).append(report.nodeid.removesuffix("@slurm"))
+            self.tests.setdefault(reason, []).append(report.nodeid)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:

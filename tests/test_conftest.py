@@ -48,7 +48,7 @@ def run(folder: Path, require: str, *arguments: str) -> tuple[int, list[str], st
     return done.returncode, done.stdout.splitlines(), done.stderr
 
 
-@pytest.mark.parametrize("workers", [[], ["-n", "2", "--dist", "loadgroup"]], ids=["alone", "workers"])
+@pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["alone", "workers"])
 def test_the_last_lines_say_what_was_left_out_why_and_the_cure(tmp_path: Path, workers: list[str]) -> None:
     code, lines, _ = run(tmp_path, "", *workers)
     assert code == 0

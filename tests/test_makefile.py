@@ -118,8 +118,8 @@ def test_tests_and_checks_run_what_they_say(clone: Path) -> None:
         assert make(verb, cwd=clone).returncode == 0
     commands = [line for line in asked(clone) if not line.startswith("VENV=")]
     assert commands == [
-        "-m pytest -n 4 --dist loadgroup",
-        "-m pytest -n 4 --dist loadgroup -m not slow",
+        "-m pytest -n 4",
+        "-m pytest -n 4 -m not slow",
         "-m pytest -s -q --exhaustive tests/system/test_failures.py",
         "-m ruff check .",
         "-m ruff format --check .",
