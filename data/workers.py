@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data._utils import signal_handling
 
 from .datasets import IndexedDataset, RankDataset, Request
 from .errors import DataError, TransformError, WorkerDiedError
@@ -179,6 +180,11 @@ class Fetch:
             _handle_children(of_children)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._workers: Sequence[Any] = getattr(self._iterator, "_workers", ())
+        if self._workers:
+            # Where a DataLoader of the user's own has set torch's handler before, it stays set, and would raise for
+            # our workers as well: they come off its list. What is left of DataLoader's look at them is ours, below.
+            signal_handling._remove_worker_pids(id(self._iterator))  # type: ignore[attr-defined]
+            setattr(self._iterator, "_worker_pids_set", False)  # noqa: B010
 
     def next(self) -> Loaded:
         """The next batch. Raises what a worker reported, WorkerDiedError for one that is gone, and StopIteration at

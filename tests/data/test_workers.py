@@ -6,14 +6,27 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from torch.utils.data._utils import signal_handling
 
 from data.datasets import IndexedDataset
 from data.errors import WorkerDiedError
 from data.loader import build_loader
+
+
+@pytest.fixture(params=["", "torch's"])
+def handler(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The handler of SIGCHLD that a loader finds: none, or the one that a DataLoader of the user's own has set."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)
+    if request.param:
+        signal_handling._set_SIGCHLD_handler()
+    yield signal.getsignal(signal.SIGCHLD)
+    signal.signal(signal.SIGCHLD, before)
 
 
 def states(image: torch.Tensor) -> torch.Tensor:
@@ -53,7 +66,7 @@ def test_workers_leave_what_they_inherit_out_of_the_collectors_looks(pictures: A
     assert gc.get_freeze_count() == before
 
 
-def test_a_dead_worker_is_an_error_that_names_it_and_its_rows(pictures: Any) -> None:
+def test_a_dead_worker_is_an_error_that_names_it_and_its_rows(pictures: Any, handler: Any) -> None:
     dataset = IndexedDataset(pictures.meta(8), transform=die)
     loader = build_loader(dataset, global_batch=4, rank=0, world_size=1, workers=1)
     with pytest.raises(
@@ -64,9 +77,8 @@ def test_a_dead_worker_is_an_error_that_names_it_and_its_rows(pictures: Any) -> 
     assert multiprocessing.active_children() == []
 
 
-def test_a_death_while_the_consumer_computes_is_told_at_the_next_batch(pictures: Any) -> None:
+def test_a_death_while_the_consumer_computes_is_told_at_the_next_batch(pictures: Any, handler: Any) -> None:
     """Not by an exception in the middle of a backward pass, which is what torch's handler of SIGCHLD gives."""
-    before = signal.getsignal(signal.SIGCHLD)
     epoch = build_loader(IndexedDataset(pictures.meta(40)), global_batch=2, rank=0, world_size=1, workers=2).epoch(0)
     next(epoch)
     victim = multiprocessing.active_children()[0]
@@ -80,11 +92,11 @@ def test_a_death_while_the_consumer_computes_is_told_at_the_next_batch(pictures:
     with pytest.raises(WorkerDiedError, match=rf"\(pid {victim.pid}\) was killed by signal 9 with rows \d+"):
         list(epoch)
     assert time.monotonic() - began < 4
-    assert signal.getsignal(signal.SIGCHLD) == before
+    assert signal.getsignal(signal.SIGCHLD) == handler
     assert multiprocessing.active_children() == []
 
 
-def test_a_death_while_the_consumer_waits_is_told_at_once(pictures: Any) -> None:
+def test_a_death_while_the_consumer_waits_is_told_at_once(pictures: Any, handler: Any) -> None:
     def stall(image: torch.Tensor) -> torch.Tensor:
         time.sleep(60)
         return image
